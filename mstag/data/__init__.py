@@ -1,0 +1,1 @@
+"""Music and labels -> batches."""

@@ -1,0 +1,150 @@
+"""Waveform -> log-mel spectrogram, as in the 2017 recipe.
+
+Power spectrogram (periodic Hann window, centred, reflect padding), Slaney mel bands with
+Slaney norm from 0 Hz to half the sample rate, natural log of max(power, 1e-20).
+torchaudio's own MelSpectrogram floors 11025 / 2 to 5512 Hz inside its filter bank and so
+differs from the recipe by up to 0.14 in log units; hence the filter bank below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mstag.config import FeatureConfig
+
+if TYPE_CHECKING:
+    import torch
+
+POWER_FLOOR = 1e-20
+SILENCE = float(np.log(POWER_FLOOR))
+"""The log-mel value of digital silence, and of the padding behind short clips."""
+
+_LINEAR_HZ_PER_MEL = 200 / 3
+_BREAK_HZ = 1000.0
+_BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL
+_LOG_STEP = np.log(6.4) / 27
+
+
+def hz_to_mel(frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Slaney's mel scale (Auditory Toolbox, 1998): linear below 1 kHz, logarithmic above."""
+    linear = frequency_hz / _LINEAR_HZ_PER_MEL
+    logarithmic = _BREAK_MEL + np.log(np.maximum(frequency_hz, 1.0) / _BREAK_HZ) / _LOG_STEP
+    return np.where(frequency_hz < _BREAK_HZ, linear, logarithmic)
+
+
+def mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of :func:`hz_to_mel`."""
+    logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_MEL))
+    return np.where(mel < _BREAK_MEL, mel * _LINEAR_HZ_PER_MEL, logarithmic)
+
+
+def mel_filters(features: FeatureConfig) -> NDArray[np.float64]:
+    """Triangular mel filters of equal area (Slaney norm).
+
+    Returns:
+        Array of shape (n_mels, n_fft // 2 + 1): weights of the power bins.
+    """
+    nyquist_hz = features.sample_rate_hz / 2
+    bin_hz = np.linspace(0.0, nyquist_hz, features.n_fft // 2 + 1)
+    edge_mel = np.linspace(0.0, hz_to_mel(np.array(nyquist_hz)), features.n_mels + 2)
+    edge_hz = mel_to_hz(edge_mel)
+    low, centre, high = edge_hz[:-2, None], edge_hz[1:-1, None], edge_hz[2:, None]
+    rising = (bin_hz - low) / (centre - low)
+    falling = (high - bin_hz) / (high - centre)
+    return np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
+
+
+class LogMel:
+    """Computes log-mel spectrograms; holds the window and the filters.
+
+    Args:
+        features: the settings.
+        device: where the constants live; waveforms must be there too.
+    """
+
+    def __init__(self, features: FeatureConfig, device: str | torch.device = "cpu") -> None:
+        import torch
+
+        self.features = features
+        self._window = torch.hann_window(features.n_fft, periodic=True, device=device)
+        self._filters = torch.from_numpy(mel_filters(features).astype(np.float32)).to(device)
+
+    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Waveform (..., num_samples), float32 -> log-mel (..., n_mels, num_frames), float32.
+
+        ``num_frames`` is 1 + num_samples // hop_length. A waveform shorter than half a
+        window, which reflection cannot pad, is lengthened with zeros to that.
+        """
+        import torch
+        from torchaudio.functional import spectrogram
+
+        n_fft = self.features.n_fft
+        missing = n_fft // 2 + 1 - waveform.shape[-1]
+        if missing > 0:
+            waveform = torch.nn.functional.pad(waveform, (0, missing))
+        power = spectrogram(
+            waveform,
+            pad=0,
+            window=self._window,
+            n_fft=n_fft,
+            hop_length=self.features.hop_length,
+            win_length=n_fft,
+            power=2.0,
+            normalized=False,
+            center=True,
+            pad_mode="reflect",
+        )
+        mel: torch.Tensor = self._filters @ power
+        return mel.clamp_min_(POWER_FLOOR).log_()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a clip's spectrogram that is stored as one sample.
+
+    Attributes:
+        mel: (n_mels, num_frames).
+        start_frame: where it starts in the clip.
+        padded_frames: how many frames at its end are the silence floor, not audio.
+    """
+
+    mel: NDArray[np.float32]
+    start_frame: int
+    padded_frames: int
+
+
+def windows(mel: NDArray[np.float32], num_frames: int, long_clips: str = "windows") -> list[Window]:
+    """Cuts a clip's log-mel spectrogram into windows of exactly ``num_frames`` frames.
+
+    A shorter clip gives one window, padded with the silence floor. A longer one gives
+    consecutive windows, of which a last one that is less than half audio is dropped
+    (MTT's 29.1-s clips end a frame or two behind the window), or its centre alone.
+
+    Args:
+        mel: (n_mels, frames of the clip).
+        num_frames: frames of each window.
+        long_clips: "windows" or "centre".
+
+    Returns:
+        At least one window.
+    """
+    total = mel.shape[1]
+    assert total > 0, "a spectrogram has at least one frame"
+    if long_clips == "centre" and total > num_frames:
+        starts = [(total - num_frames) // 2]
+    else:
+        rest = range(num_frames, total - (num_frames - 1) // 2, num_frames)
+        starts = [0, *rest]
+    return [_window(mel, start, num_frames) for start in starts]
+
+
+def _window(mel: NDArray[np.float32], start: int, num_frames: int) -> Window:
+    piece = mel[:, start : start + num_frames]
+    padded = num_frames - piece.shape[1]
+    if padded:
+        piece = np.pad(piece, ((0, 0), (0, padded)), constant_values=SILENCE)
+    return Window(mel=piece, start_frame=start, padded_frames=padded)

@@ -1,0 +1,1 @@
+"""What people look at: arrays -> plots, and the page they stand on."""

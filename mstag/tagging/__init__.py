@@ -1,0 +1,1 @@
+"""A trained model -> tags for anyone's music."""

@@ -1,0 +1,1 @@
+"""Scores -> a better model, watched."""

@@ -1,0 +1,118 @@
+"""What somebody at the keyboard sees of a running training, and how its time is measured."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+log = logging.getLogger("mstag")
+
+T = TypeVar("T")
+
+LINE_EVERY_S = 30.0
+"""Without a terminal, and so without a bar, one line of progress this often."""
+
+
+class Clock:
+    """Times the steps of a loop over batches, and how much of it is waiting for data.
+
+    On a GPU the loop runs ahead of the device, so a wait that the device's queue hides
+    still counts: the share is an upper bound.
+    """
+
+    def __init__(self) -> None:
+        self._mark = 0.0
+        self._seconds = self._waited_s = 0.0
+        self._num_steps = 0
+
+    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+        """Passes batches on; only the time inside this loop counts."""
+        iterator = iter(batches)
+        self._mark = time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited_s += time.perf_counter() - asked
+            self._num_steps += 1
+            yield batch
+            self._count_up()
+
+    def lap(self) -> tuple[float, float]:
+        """(steps per second, share of the time spent waiting for data) since the last lap."""
+        self._count_up()
+        seconds = max(self._seconds, 1e-9)
+        result = self._num_steps / seconds, min(1.0, self._waited_s / seconds)
+        self._seconds = self._waited_s = 0.0
+        self._num_steps = 0
+        return result
+
+    def _count_up(self) -> None:
+        now = time.perf_counter()
+        self._seconds += now - self._mark
+        self._mark = now
+
+
+class Display:
+    """A progress bar on a terminal, a line now and then elsewhere, nothing on other ranks."""
+
+    def __init__(self, *, total_steps: int, done_steps: int, shown: bool) -> None:
+        self.total_steps = total_steps
+        self._first_step = self._step = done_steps
+        self._started = self._last_line = time.monotonic()
+        self._shown = shown
+        self._bar: Any = None
+        if shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total_steps,
+                initial=done_steps,
+                unit="step",
+                dynamic_ncols=True,
+                smoothing=0.05,
+            )
+
+    def step(self, text: str) -> None:
+        """One more step is done; ``text`` says how it stands."""
+        self._step += 1
+        if self._bar is not None:
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update()
+        elif self._shown and time.monotonic() - self._last_line > LINE_EVERY_S:
+            log.info(f"{text}  step {self._step}/{self.total_steps}  {self.eta()}")
+            self._last_line = time.monotonic()
+
+    def eta(self) -> str:
+        """The time that is left, from the pace of this process, validation included."""
+        done = self._step - self._first_step
+        if done == 0:
+            return "ETA unknown"
+        pace_s = (time.monotonic() - self._started) / done
+        return f"ETA {duration(pace_s * (self.total_steps - self._step))}"
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: "50 s", "12 min", "3 h 05 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,165 @@
+"""A run folder: opened, refused, moved aside, finished. Its layout is DESIGN 3.6.
+
+``finished.json`` is written last: a run that has it is done, one that lacks it was cut short.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from mstag import config, files
+from mstag.data.shards import Manifest
+
+log = logging.getLogger("mstag")
+
+CONFIG = "config.toml"
+CHECKPOINTS = "checkpoints"
+BEST = "best"
+FINISHED = "finished.json"
+
+
+def open_run(run: Path, *, fresh: bool) -> None:
+    """Makes the folder of a run; with ``fresh``, an earlier run in it moves to ``RUN.1`` etc.
+
+    Raises:
+        ValueError: the folder holds something else than a run.
+    """
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"--out {run}: is a file; name a folder for the run")
+    if run.is_dir() and any(run.iterdir()) and not (run / CONFIG).exists():
+        raise ValueError(
+            f"--out {run}: holds files but no {CONFIG}, so it is not a run; name another folder"
+        )
+    if fresh and (run / CONFIG).exists():
+        aside = free_name(run)
+        run.rename(aside)
+        log.info(f"moved the earlier run aside: {aside}")
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def free_name(run: Path) -> Path:
+    """The first of RUN.1, RUN.2, ... that does not exist."""
+    number = 1
+    while (aside := run.with_name(f"{run.name}.{number}")).exists():
+        number += 1
+    return aside
+
+
+def start(run: Path, settings: config.Config) -> None:
+    """Writes the resolved settings; a finished run that trains on is no longer finished."""
+    (run / FINISHED).unlink(missing_ok=True)
+    files.write_text(run / CONFIG, config.to_toml(settings))
+
+
+def read_config(run: Path) -> config.Config:
+    """The settings of a run."""
+    return config.load_config(run / CONFIG)
+
+
+def finish(run: Path, outcome: dict[str, Any]) -> None:
+    """Marks a run as done; ``outcome`` says what it came to."""
+    files.write_text(run / FINISHED, json.dumps(outcome, indent=1) + "\n")
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run's training has ended by itself."""
+    return (run / FINISHED).exists()
+
+
+def check_shards(folder: Path, manifest: Manifest, settings: config.Config) -> None:
+    """Refuses shards that are not what the config describes, or too few to train on.
+
+    Raises:
+        ValueError: another dataset or other features, an empty split, less than one batch.
+    """
+    remedy = "pack them again (`make shards`), or name the folder that fits with --shards"
+    if manifest.dataset != settings.dataset.name:
+        raise ValueError(
+            f"shards {folder}: hold the dataset {manifest.dataset!r}, the config says "
+            f"dataset.name = {settings.dataset.name!r}: {remedy}"
+        )
+    packed = {"features": dataclasses.asdict(manifest.features)}
+    wanted = {"features": dataclasses.asdict(settings.features)}
+    changed = config.difference(packed, wanted)
+    if changed:
+        raise ValueError(
+            f"shards {folder}: packed with other features than the config's "
+            f"({'; '.join(changed)}): {remedy}"
+        )
+    for split in ("train", "valid"):
+        require_split(folder, manifest, split)
+    num_clips = manifest.splits["train"].clips
+    if num_clips < settings.train.batch_size:
+        raise ValueError(
+            f"shards {folder}: {num_clips} training clips are less than one batch "
+            f"(train.batch_size = {settings.train.batch_size}): take a smaller batch"
+        )
+
+
+def require_split(folder: Path, manifest: Manifest, split: str) -> None:
+    """Refuses a split that is not there or has no clips.
+
+    Raises:
+        ValueError: says which splits there are.
+    """
+    if not has_clips(manifest, split):
+        sizes = ", ".join(f"{name} {part.clips}" for name, part in manifest.splits.items())
+        raise ValueError(
+            f"shards {folder}: no clips in split {split!r} (clips: {sizes}); choose another split "
+            "rule or sizes (dataset.split, dataset.split_sizes) and pack again"
+        )
+
+
+def has_clips(manifest: Manifest, split: str) -> bool:
+    """Whether there is such a split with a clip in it."""
+    return split in manifest.splits and manifest.splits[split].clips > 0
+
+
+def dataset_card(manifest: Manifest) -> dict[str, Any]:
+    """What a bundle says of the data that it was trained on."""
+    return {
+        "name": manifest.dataset,
+        "digest": manifest.digest,
+        "split_rule": manifest.split_rule,
+        "leaks": manifest.leaks,
+    }
+
+
+def ending(run: Path, report: dict[str, Any] | None, dashboard: str) -> str:
+    """What train.py says last: the test scores, what they are worth, where to look."""
+    lines = []
+    if report is not None:
+        oracle = report["oracle_roc_auc"]
+        lines = [
+            score_line(report),
+            "oracle that hears nothing: ROC-AUC "
+            + ("unknown" if oracle is None else f"{oracle:.4f}")
+            + f" on this split ({report['split_rule']})",
+        ]
+    lines += [
+        f"run:       {run}",
+        f"dashboard: {dashboard}",
+        f"tag music: mstag tag YOUR_MUSIC --model {run / BEST}",
+    ]
+    return "\n".join(lines)
+
+
+def score_line(report: dict[str, Any]) -> str:
+    """One line for people: ROC-AUC and PR-AUC with their intervals, loss, clips."""
+    text = "  ".join(
+        f"{name} {_with_interval(report[key], report[f'{key}_ci'])}"
+        for name, key in (("ROC-AUC", "roc_auc"), ("PR-AUC", "pr_auc"))
+    )
+    skipped = len(report["skipped_tags"])
+    note = f"  ({skipped} tags without a score)" if skipped else ""
+    return f"{report['split']}: {text}  loss {report['loss']:.4f}  {report['clips']} clips{note}"
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" + (f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else "")

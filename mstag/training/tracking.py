@@ -1,0 +1,218 @@
+"""Tracking: the same numbers in metrics.jsonl, which is the record, and in W&B, a view of it.
+
+Nothing here stops or holds up a training: W&B that is missing, unreachable or broken is
+said once, and metrics.jsonl goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import netrc
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+from urllib.parse import urlparse
+
+from mstag import files
+from mstag.config import WandbConfig
+
+log = logging.getLogger("mstag")
+
+INIT_TIMEOUT_S = 30.0
+"""How long the start waits for W&B's servers before it goes on offline."""
+FINISH_TIMEOUT_S = 60.0
+"""How long the end waits for the last uploads."""
+
+
+class Tracker:
+    """Logs lines of numbers. Leaving its ``with`` block ends it.
+
+    Args:
+        run: the run folder.
+        config: ``[wandb]``.
+        settings: what W&B shows as the run's config.
+        num_lines: how many lines of metrics.jsonl the resumed run has behind it; later ones
+            come from steps that will be done again, and are dropped.
+        active: False on all ranks but the first: nothing is written or sent.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: WandbConfig,
+        settings: dict[str, Any],
+        *,
+        num_lines: int = 0,
+        active: bool = True,
+    ) -> None:
+        self.path = run / "metrics.jsonl"
+        self.num_lines = 0
+        self._file: TextIO | None = None
+        self._wandb: Any = None
+        if not active:
+            return
+        lines = _keep_lines(self.path, num_lines)
+        self.num_lines = len(lines)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._wandb = _start_wandb(run, config, settings)
+        # A W&B run that starts from nothing is given the past: an offline folder is then
+        # complete by itself. Synced after an earlier one, its replayed steps are dropped.
+        if self._wandb is not None and not self._wandb.resumed:
+            for line in lines:
+                self._log_to_wandb(json.loads(line))
+
+    def log(self, values: dict[str, float | int | None]) -> None:
+        """Records one line; NaN and infinities become null, as JSON has neither."""
+        if self._file is None:
+            return
+        line = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self.num_lines += 1
+        self._log_to_wandb(line)
+
+    def _log_to_wandb(self, line: dict[str, Any]) -> None:
+        if self._wandb is None:
+            return
+        try:
+            # Never step=: our axes are clips_seen and epoch, and W&B drops a step that is
+            # lower than its last one, as after a resume.
+            self._wandb.log({key: value for key, value in line.items() if value is not None})
+        except Exception as error:
+            log.warning(f"W&B: stopped logging ({error}); metrics.jsonl goes on")
+            self._wandb = None
+
+    @property
+    def dashboard(self) -> str:
+        """Where to look at the run: a URL, or the command that uploads an offline run."""
+        if self._wandb is None:
+            return str(self.path)
+        if self._wandb.offline:
+            return f"wandb sync {Path(self._wandb.dir).parent}"
+        return str(self._wandb.url)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._wandb is not None:
+            try:
+                self._wandb.finish(exit_code=0 if kind is None else 1)
+            except Exception as problem:
+                log.warning(f"W&B: could not end its run ({problem})")
+
+
+def wandb_mode(config: WandbConfig) -> str:
+    """online, offline or disabled: the config's word, then WANDB_MODE's, then what can work.
+
+    "online" without an API key becomes "offline": W&B would ask for one on a terminal,
+    and fail elsewhere.
+    """
+    mode = config.mode
+    if mode == "auto":
+        said = {"dryrun": "offline", "run": "online"}
+        mode = os.environ.get("WANDB_MODE", "auto")
+        mode = said.get(mode, mode)
+    if mode in ("offline", "disabled"):
+        return mode
+    if has_api_key():
+        return "online"
+    if mode == "online":
+        log.warning("W&B: online was asked for, but there is no API key (`wandb login`): offline")
+    return "offline"
+
+
+def has_api_key() -> bool:
+    """Whether W&B would find credentials without asking: environment, or the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        return netrc.netrc(str(path)).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _start_wandb(run: Path, config: WandbConfig, settings: dict[str, Any]) -> Any:
+    """A W&B run, or None where tracking is metrics.jsonl alone."""
+    mode = wandb_mode(config)
+    if mode == "disabled":
+        return None
+    # Read by wandb when it is imported: media and artifacts would be staged in the home.
+    os.environ["WANDB_DATA_DIR"] = str((run / "wandb").absolute())
+    modes = ["online", "offline"] if mode == "online" else ["offline"]
+    for mode in modes:
+        try:
+            return _init(run, config, settings, mode)
+        except Exception as error:  # a package that is missing or broken raises anything
+            reason = " ".join(str(error).split())[:200]
+            log.warning(f"W&B: cannot start {mode} ({reason})")
+    log.warning(f"W&B is off for this run; the numbers are in {run / 'metrics.jsonl'}")
+    return None
+
+
+def _init(run: Path, config: WandbConfig, settings: dict[str, Any], mode: str) -> Any:
+    import wandb
+
+    started = wandb.init(
+        mode=mode,
+        id=_run_id(run),
+        resume="allow",
+        name=run.name,
+        project=config.project,
+        entity=config.entity or None,
+        group=config.group or None,
+        dir=run,
+        config=settings,
+        settings=wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=INIT_TIMEOUT_S,
+            finish_timeout=FINISH_TIMEOUT_S,
+        ),
+    )
+    started.define_metric("clips_seen")
+    started.define_metric("epoch")
+    started.define_metric("train/*", step_metric="clips_seen")
+    started.define_metric("valid/*", step_metric="epoch")
+    started.define_metric("test/*", step_metric="epoch")
+    # "max" alone would leave a dict without the last value in the summary.
+    started.define_metric("valid/roc_auc", step_metric="epoch", summary="max,last")
+    started.define_metric("valid/pr_auc", step_metric="epoch", summary="max,last")
+    return started
+
+
+def _run_id(run: Path) -> str:
+    """The id under which W&B knows this run, drawn once and kept in the run folder."""
+    path = run / "wandb" / "run-id"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        run_id = secrets.token_hex(4)
+        files.write_text(path, run_id + "\n")
+        return run_id
+
+
+def _keep_lines(path: Path, num_lines: int) -> list[str]:
+    """Cuts a file down to its first lines and returns them."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[:num_lines]
+    except FileNotFoundError:
+        lines = []
+    files.write_text(path, "".join(line + "\n" for line in lines))
+    return lines

@@ -1,0 +1,84 @@
+"""What an adapter reads from a dataset, before tags are chosen and clips are split."""
+
+from __future__ import annotations
+
+import gzip
+import posixpath
+import re
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mstag.data.clips import Clip, Exclusion
+
+# Lone surrogates: how Python holds bytes that are not UTF-8.
+_STRAY = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(slots=True)
+class Rows:
+    """A dataset as it stands.
+
+    Attributes:
+        tag_order: every tag once, in the order of the table.
+        row_tags: the tags of every row, also of excluded ones: tags are counted over these.
+        clips: the good rows, with the table's own tag names.
+        excluded: the other rows.
+        names_splits: the dataset itself says which split its clips belong to.
+    """
+
+    tag_order: list[str] = field(default_factory=list)
+    row_tags: list[frozenset[str]] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
+    excluded: list[Exclusion] = field(default_factory=list)
+    names_splits: bool = False
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a table, unpacked when it ends in .gz.
+
+    Raises:
+        ValueError: it is no whole gzip file.
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path}: not a whole gzip file ({error}); fetch or write it again"
+        ) from None
+
+
+def path_fault(path: str) -> str | None:
+    """Say why a table's path cannot name a file inside the data folder.
+
+    Args:
+        path: as it stands in the table.
+
+    Returns:
+        The reason, or None when it is fine. Whether the file exists is found when packing.
+    """
+    if not path:
+        return "no path"
+    if not path.isprintable():
+        return "path has control characters or is not UTF-8"
+    if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", path):
+        return "absolute path: paths are relative to the data folder"
+    if ".." in re.split(r"[/\\]", path):
+        return 'path leaves the data folder ("..")'
+    if posixpath.normpath(path) == ".":
+        return "path names a folder"
+    return None
+
+
+def is_text(text: str) -> bool:
+    """Say whether text can be written as UTF-8: bytes of other encodings cannot."""
+    return _STRAY.search(text) is None
+
+
+def printable(text: str) -> str:
+    """Make text of any encoding fit for a report: stray bytes become U+FFFD."""
+    return _STRAY.sub("\ufffd", text)

@@ -1,0 +1,242 @@
+"""Tracks -> the folder: which are still to be made, a pool that makes them, the tables at the end.
+
+What is on the disk while a generation runs, and after it was cut short:
+``demo.json`` (what was asked for), whole mp3 files, and ``tracks/NNNNN.json``, the record
+of a track whose mp3 files are all there. The tables come last; then the records go.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from shard_tools.demo.piece import CLIP_S, CLIPS_PER_TRACK, VOCABULARY, compose, tags_of
+from shard_tools.demo.room import SAMPLE_RATE_HZ, Wave, level_db, record
+from shard_tools.demo.synth import render
+from shard_tools.demo.tables import ClipRow, annotations_table, info_table
+
+# Raise it whenever the same request gives other clips than before.
+GENERATOR_VERSION = 1
+PACKAGES = ("music21", "pretty_midi", "midirenderer", "lameenc")
+ANNOTATIONS, INFO, REQUEST, RECORDS = (
+    *("annotations_final.csv", "clip_info_final.csv", "demo.json", "tracks"),
+)
+BIT_RATE_KBPS = 32  # MTT's own
+LAME_QUALITY = 7  # the fastest setting; at this bit rate slower ones sound no better
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What makes one demo dataset different from another."""
+
+    seed: int
+    num_clips: int
+    generator_version: int = GENERATOR_VERSION
+
+
+def check_packages() -> None:
+    """Raises ValueError, naming the remedy, when a package of the extra ``demo`` is missing."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"the demo dataset cannot be made: {', '.join(missing)} not installed; "
+            "run `make setup` or `pip install -e .[demo]`"
+        )
+
+
+def is_complete(data_dir: Path, request: Request) -> bool:
+    """Whether the folder already holds the whole dataset that is asked for.
+
+    Raises:
+        ValueError: it holds another one, or something else altogether.
+    """
+    if not data_dir.exists():
+        return False
+    if not data_dir.is_dir():
+        raise ValueError(f"{data_dir}: not a folder; the demo dataset needs one, choose another")
+    try:
+        found = json.loads((data_dir / REQUEST).read_text(encoding="utf-8"))
+        found = {key: found[key] for key in asdict(request)}
+    except FileNotFoundError:
+        if any(data_dir.iterdir()):
+            raise ValueError(
+                f"{data_dir}: holds files but no {REQUEST}, so the demo dataset did not make them "
+                "and will not write among them; choose an empty folder or move these away"
+            ) from None
+        return False
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{data_dir / REQUEST}: cannot be read ({error}); remove {data_dir} and run this again"
+        ) from None
+    wanted = asdict(request)
+    if found != wanted:
+        differences = [f"{k} {found[k]}, not {v}" for k, v in wanted.items() if found[k] != v]
+        raise ValueError(
+            f"{data_dir}: holds a demo dataset with {', '.join(differences)}; "
+            "choose another folder, or remove this one to make it anew"
+        )
+    return (data_dir / ANNOTATIONS).exists()
+
+
+def make(data_dir: Path, request: Request, num_workers: int, progress: bool) -> None:
+    """Makes what is missing of a dataset; the tables are written last.
+
+    Args:
+        data_dir: where; see ``is_complete`` for what may be in it.
+        request: which dataset.
+        num_workers: processes; 1 works in this one.
+        progress: whether to show a bar on stderr after two seconds.
+
+    Raises:
+        RuntimeError: a worker died.
+    """
+    (data_dir / RECORDS).mkdir(parents=True, exist_ok=True)
+    if not (data_dir / REQUEST).exists():
+        versions = {name: importlib.metadata.version(name) for name in (*PACKAGES, "numpy")}
+        _write(
+            data_dir,
+            data_dir / REQUEST,
+            json.dumps(asdict(request) | {"made_with": versions}, indent=2),
+        )
+    num_tracks = -(-request.num_clips // CLIPS_PER_TRACK)
+    missing = [track for track in range(num_tracks) if not _is_made(data_dir, request, track)]
+    with tqdm(
+        total=num_tracks,
+        initial=num_tracks - len(missing),
+        desc="making the demo dataset",
+        unit="track",
+        file=sys.stderr,
+        delay=2,
+        # A log file gets a line now and then, not ten a second.
+        mininterval=0.1 if sys.stderr.isatty() else 15,
+        disable=not progress,
+    ) as bar:
+        for _ in _make_tracks(data_dir, request, missing, num_workers):
+            bar.update()
+    rows = [row for track in range(num_tracks) for row in _read_record(data_dir, track)]
+    _write(data_dir, data_dir / INFO, info_table(rows))
+    _write(data_dir, data_dir / ANNOTATIONS, annotations_table(rows, VOCABULARY))
+    shutil.rmtree(data_dir / RECORDS)
+
+
+def make_track(data_dir: Path, request: Request, track: int) -> None:
+    """Makes the clips of one track, then its record. The same bytes wherever it runs."""
+    piece = compose(request.seed, track)
+    rng = np.random.default_rng([request.seed, 3, track])
+    wave = record(render(piece), piece.artist.room, piece.level_db, rng)
+    rows = []
+    for window in range(_num_windows(request, track)):
+        start_s = window * CLIP_S
+        clip = wave[start_s * SAMPLE_RATE_HZ : (start_s + CLIP_S) * SAMPLE_RATE_HZ]
+        tags = tags_of(piece, window, level_db(clip))
+        row = ClipRow(
+            clip_id=track * CLIPS_PER_TRACK + window + 1,
+            track_number=piece.number,
+            title=piece.title,
+            artist=piece.artist.name,
+            album=piece.artist.album,
+            start_s=start_s,
+            end_s=start_s + CLIP_S,
+            tags=tuple(sorted(tags)),
+        )
+        _write(data_dir, data_dir / row.mp3_path, encode_mp3(clip))
+        rows.append(row)
+    _write(data_dir, _record_path(data_dir, track), json.dumps([asdict(row) for row in rows]))
+
+
+def encode_mp3(wave: Wave) -> bytes:
+    """Mono sound at SAMPLE_RATE_HZ -> a constant-bit-rate mp3, 116 kB for a clip."""
+    import lameenc
+
+    encoder = lameenc.Encoder()
+    encoder.set_bit_rate(BIT_RATE_KBPS)
+    encoder.set_in_sample_rate(SAMPLE_RATE_HZ)
+    encoder.set_channels(1)
+    encoder.set_quality(LAME_QUALITY)
+    encoder.silence()
+    return bytes(encoder.encode((wave * 32767).astype("<i2").tobytes()) + encoder.flush())
+
+
+def _make_tracks(
+    data_dir: Path, request: Request, tracks: list[int], num_workers: int
+) -> Iterator[int]:
+    """Yields each track number once its track is made."""
+    num_workers = min(num_workers, len(tracks))
+    if num_workers <= 1:
+        for track in tracks:
+            make_track(data_dir, request, track)
+            yield track
+        return
+    # Spawned, not forked: a fork of a process with threads (torch's, the caller's) may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, initializer=_one_thread) as pool:
+        futures = {pool.submit(make_track, data_dir, request, track): track for track in tracks}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a process that renders the demo dataset was killed (out of memory?); "
+                "run this again: finished tracks are kept"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    """Keeps the numeric libraries of a worker to one thread; the processes are the parallelism."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def _num_windows(request: Request, track: int) -> int:
+    """How many of a track's clips are asked for: all, but for the last track."""
+    return min(CLIPS_PER_TRACK, request.num_clips - track * CLIPS_PER_TRACK)
+
+
+def _record_path(data_dir: Path, track: int) -> Path:
+    return data_dir / RECORDS / f"{track:05d}.json"
+
+
+def _read_record(data_dir: Path, track: int) -> list[ClipRow]:
+    rows = json.loads(_record_path(data_dir, track).read_text(encoding="utf-8"))
+    return [ClipRow(**{**row, "tags": tuple(row["tags"])}) for row in rows]
+
+
+def _is_made(data_dir: Path, request: Request, track: int) -> bool:
+    """Whether a track's record and all its clips are there; both appear under their names when whole."""
+    try:
+        rows = _read_record(data_dir, track)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return len(rows) == _num_windows(request, track) and all(
+        (data_dir / row.mp3_path).is_file() for row in rows
+    )
+
+
+def _write(data_dir: Path, path: Path, content: str | bytes) -> None:
+    """Writes a file that is either whole or absent, also after a power cut.
+
+    It is written among the records, which go at the end, so that nothing of a killed process stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = data_dir / RECORDS / f"{path.name}.{os.getpid()}.partial"
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,89 @@
+"""Small folders of shards with known content, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mstag import config
+from mstag.data import shards
+
+TINY = config.FeatureConfig(n_mels=8, num_frames=12)
+
+
+def make_samples(
+    prefix: str,
+    num_clips: int,
+    features: config.FeatureConfig = TINY,
+    num_tags: int = 5,
+    *,
+    seed: int = 0,
+    partial: bool = False,
+) -> list[shards.Sample]:
+    """Random samples whose mel is a little louder where tag i is set, in band i."""
+    rng = np.random.default_rng([seed, *prefix.encode()])
+    samples = []
+    for number in range(num_clips):
+        tags = (rng.random(num_tags) < 0.4).astype(np.uint8)
+        mel = rng.standard_normal((features.n_mels, features.num_frames))
+        mel[: min(num_tags, features.n_mels)] += 2.0 * tags[: features.n_mels, None]
+        samples.append(
+            shards.Sample(
+                key=f"{prefix}-{number:05d}",
+                mel=mel.astype(np.float16),
+                tags=tags,
+                meta={"id": f"{prefix}{number}", "path": f"{number}.mp3", "start_s": 0.0},
+                mask=(rng.random(num_tags) < 0.7).astype(np.uint8) if partial else None,
+            )
+        )
+    return samples
+
+
+def make_shards(
+    folder: Path,
+    shard_sizes: dict[str, list[int]],
+    features: config.FeatureConfig = TINY,
+    num_tags: int = 5,
+    *,
+    seed: int = 0,
+    partial: bool = False,
+) -> dict[str, list[shards.Sample]]:
+    """Writes a finished folder of shards; returns its samples per split, in shard order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    splits, content = {}, {}
+    for split, sizes in shard_sizes.items():
+        samples = make_samples(split, sum(sizes), features, num_tags, seed=seed, partial=partial)
+        entries, rows, start = [], [np.empty(0, shards.INDEX_DTYPE)], 0
+        for number, size in enumerate(sizes):
+            path = folder / f"{split}-{number:06d}.tar"
+            own = shards.write_shard(path, samples[start : start + size])
+            own["shard"] = number
+            rows.append(own)
+            entries.append(shards.entry_of(path, size))
+            start += size
+        index = shards.write_index(folder, split, np.concatenate(rows))
+        splits[split] = shards.Split(start, entries, index)
+        content[split] = samples
+    tags = [
+        {
+            "tag": f"tag {i}",
+            "positives": {s: int(sum(x.tags[i] for x in content[s])) for s in content},
+        }
+        for i in range(num_tags)
+    ]
+    shards.write_manifest(
+        folder,
+        shards.Manifest(
+            dataset="synthetic",
+            features=features,
+            tags=tags,
+            splits=splits,
+            split_rule="made by a test",
+            leaks={},
+            oracle_roc_auc=None,
+            skipped=[],
+            mstag_version="0",
+        ),
+    )
+    return content
