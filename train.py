@@ -218,19 +218,19 @@ def train(config: Config, shards: Path, run: Path, *, fresh: bool) -> None:
             end_if(stop.agreed(ranks), progress.step)
 
         # ---- The end: the best weights on the test split, once ----------------------------------
-        report = None
+        test_report = None
         if runs.has_clips(manifest, "test"):
             best = load_bundle(run / runs.BEST, device)
             report, predictions = score.score_split(
                 best.model, shards, "test", device=device, ranks=ranks
             )
             tracker.log(axes() | {f"test/{key}": report[key] for key in ("roc_auc", "pr_auc")})
-            report = score.full_report(report, manifest, best.digest)
+            test_report = score.full_report(report, manifest, best.digest)
             if ranks.is_first:
-                score.write_eval(run, report, predictions)
+                score.write_eval(run, test_report, predictions)
         if ranks.is_first:
             runs.finish(run, dataclasses.asdict(progress))
-            click.echo(runs.ending(run, report, tracker.dashboard))
+            click.echo(runs.ending(run, test_report, tracker.dashboard))
 
 
 def end_if(signal_number: int, step: int) -> None:

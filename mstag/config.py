@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 DATASET_KINDS = ("demo", "mtt", "mtg-jamendo", "msd", "openmic", "table", "folders")
-SPLIT_RULES = ("folders", "folders-clean", "random", "artist", "given")
-VOCABULARIES = ("merged", "raw")
+SPLIT_RULES = ("auto", "folders", "folders-clean", "random", "artist", "given")
+VOCABULARIES = ("auto", "merged", "raw")
 LONG_CLIPS = ("windows", "centre")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMIZERS = ("adam", "adamw")
@@ -37,14 +37,16 @@ class DatasetConfig:
     """How its files are laid out: demo, mtt, mtg-jamendo, msd, openmic, table or folders."""
     table: str = ""
     """The table of clips and tags (kind "table"), relative to the data folder."""
-    split: str = "artist"
-    """Split rule: folders, folders-clean, random, artist (no artist in two splits) or given."""
+    split: str = "auto"
+    """Split rule: folders, folders-clean, random, artist (no artist in two splits), given (the
+    table's own), or auto: folders for mtt, a table's own where it has one, else artist."""
     split_seed: int = 0
     """Seed of the rules that draw lots (random, artist)."""
     split_sizes: tuple[float, float, float] = (0.75, 0.1, 0.15)
     """Shares of train, valid and test under the artist rule; they add up to 1."""
-    vocabulary: str = "raw"
-    """Tags as they stand ("raw") or MagnaTagATune's synonym groups merged ("merged")."""
+    vocabulary: str = "auto"
+    """Tags as they stand ("raw"), MagnaTagATune's synonym groups merged ("merged"), or auto:
+    merged for mtt, else raw."""
     num_tags: int = 50
     """How many tags at most: the most frequent ones of the whole table."""
     num_clips: int = 0

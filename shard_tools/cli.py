@@ -71,7 +71,9 @@ def fetch(
     elif name == "mtt":
         from shard_tools.fetch import fetch_mtt
 
-        fetch_mtt(data_dir)
+        num_missing = fetch_mtt(data_dir)
+        if num_missing:
+            click.echo(f"{data_dir}: the archive lacks {num_missing} clips of the table", err=True)
     elif name in ("table", "folders"):
         if not data_dir.is_dir():
             raise ValueError(

@@ -105,7 +105,8 @@ def save(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
 
 def paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, newest first; whether they are whole shows on loading."""
-    return sorted(folder.glob("step-*.pt"), reverse=True)
+    # By length first: the number has eight digits or, in a very long run, more.
+    return sorted(folder.glob("step-*.pt"), key=lambda p: (len(p.name), p.name), reverse=True)
 
 
 def load(path: Path) -> dict[str, Any]:

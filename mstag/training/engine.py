@@ -103,9 +103,9 @@ class Engine:
         if ranks.world_size > 1 and device.type == "cuda":
             # One batch over all ranks, for BatchNorm too. gloo has no such layer: CPU ranks
             # normalise by their own clips.
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
         self.optimizer = make_optimizer(self.model, config)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
         self.network: nn.Module = self.model
         if ranks.world_size > 1:
             self.network = DistributedDataParallel(
@@ -138,7 +138,7 @@ class Engine:
         loss = masked_loss(logits_BK.float(), y_BK, known_BK, self.ranks)
 
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.unscale_(self.optimizer)
         weights = list(self.model.parameters())
         grad_norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])

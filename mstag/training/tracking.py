@@ -14,11 +14,11 @@ import os
 import secrets
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
-from urllib.parse import urlparse
+from typing import Any, Literal, TextIO
+from urllib.parse import urlsplit
 
 from mstag import files
-from mstag.config import WandbConfig
+from mstag.config import WANDB_MODES, WandbConfig
 
 log = logging.getLogger("mstag")
 
@@ -116,57 +116,68 @@ class Tracker:
                 log.warning(f"W&B: could not end its run ({problem})")
 
 
-def wandb_mode(config: WandbConfig) -> str:
-    """online, offline or disabled: the config's word, then WANDB_MODE's, then what can work.
+def wanted_mode(config: WandbConfig) -> str:
+    """online, offline, disabled or auto: the config's word, or else WANDB_MODE's."""
+    if config.mode != "auto":
+        return config.mode
+    older_words = {"dryrun": "offline", "run": "online"}
+    mode = os.environ.get("WANDB_MODE", "auto").lower()
+    mode = older_words.get(mode, mode)
+    return mode if mode in WANDB_MODES else "auto"
 
-    "online" without an API key becomes "offline": W&B would ask for one on a terminal,
-    and fail elsewhere.
+
+def has_api_key(base_url: str) -> bool:
+    """Whether W&B would find credentials without asking: environment, or the netrc file.
+
+    Args:
+        base_url: W&B's server. Its cloud has had two names, and keys may be under either.
     """
-    mode = config.mode
-    if mode == "auto":
-        said = {"dryrun": "offline", "run": "online"}
-        mode = os.environ.get("WANDB_MODE", "auto")
-        mode = said.get(mode, mode)
-    if mode in ("offline", "disabled"):
-        return mode
-    if has_api_key():
-        return "online"
-    if mode == "online":
-        log.warning("W&B: online was asked for, but there is no API key (`wandb login`): offline")
-    return "offline"
-
-
-def has_api_key() -> bool:
-    """Whether W&B would find credentials without asking: environment, or the netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlsplit(base_url).netloc
+    hosts = {host, "api.wandb.ai"} if host.endswith("forge.coreweave.com") else {host}
     path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     try:
-        return netrc.netrc(str(path)).authenticators(host) is not None
+        machines = netrc.netrc(path).hosts
     except (OSError, netrc.NetrcParseError):
         return False
+    return bool(hosts & set(machines))
 
 
 def _start_wandb(run: Path, config: WandbConfig, settings: dict[str, Any]) -> Any:
-    """A W&B run, or None where tracking is metrics.jsonl alone."""
-    mode = wandb_mode(config)
+    """A W&B run, or None where tracking is metrics.jsonl alone; never asks, never raises."""
+    mode = wanted_mode(config)
     if mode == "disabled":
         return None
     # Read by wandb when it is imported: media and artifacts would be staged in the home.
     os.environ["WANDB_DATA_DIR"] = str((run / "wandb").absolute())
-    modes = ["online", "offline"] if mode == "online" else ["offline"]
-    for mode in modes:
-        try:
-            return _init(run, config, settings, mode)
-        except Exception as error:  # a package that is missing or broken raises anything
-            reason = " ".join(str(error).split())[:200]
-            log.warning(f"W&B: cannot start {mode} ({reason})")
-    log.warning(f"W&B is off for this run; the numbers are in {run / 'metrics.jsonl'}")
-    return None
+    try:
+        import wandb
+
+        if mode != "offline" and not has_api_key(wandb.setup().settings.base_url):
+            # wandb.init would ask for a key on a terminal, and fail elsewhere.
+            if mode == "online":
+                log.warning("W&B: there is no API key (`wandb login` takes one): offline")
+            mode = "offline"
+        if mode != "offline":
+            try:
+                return _init(run, config, settings, "online")
+            except Exception as error:
+                log.warning(f"W&B: cannot go online ({_short(error)}): offline")
+                wandb.teardown()  # it still holds the id of the run that failed
+        return _init(run, config, settings, "offline")
+    except Exception as error:  # a package that is missing or broken raises anything
+        log.warning(f"W&B: off ({_short(error)}); the numbers are in {run / 'metrics.jsonl'}")
+        return None
 
 
-def _init(run: Path, config: WandbConfig, settings: dict[str, Any], mode: str) -> Any:
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _init(
+    run: Path, config: WandbConfig, settings: dict[str, Any], mode: Literal["online", "offline"]
+) -> Any:
     import wandb
 
     started = wandb.init(

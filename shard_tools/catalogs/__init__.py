@@ -19,7 +19,7 @@ ADAPTERS: dict[str, Callable[[DatasetConfig, Path], Rows]] = {
     "demo": lambda config, data_dir: mtt.read(data_dir, name="demo"),
     "mtt": lambda config, data_dir: mtt.read(data_dir),
     "table": lambda config, data_dir: table.read(
-        data_dir / config.table, takes_splits=config.split in ("artist", "given")
+        data_dir / config.table, takes_splits=config.split in ("auto", "given")
     ),
     "folders": lambda config, data_dir: folders.read(data_dir),
 }
@@ -51,7 +51,7 @@ def load_catalogue(config: DatasetConfig, data_dir: Path) -> Catalogue:
     if not data_dir.is_dir():
         raise ValueError(f"{data_dir}: there is no such folder; {_remedy(config.kind, data_dir)}")
     rows = ADAPTERS[config.kind](config, data_dir)
-    names = tags.renames(config.vocabulary)
+    names = tags.renames(_vocabulary(config))
     counts = tags.count_tags(rows.row_tags, rows.tag_order, names)[: config.num_tags]
     clips, rule = rows.clips, _rule(config, rows)
     if rule == "folders-clean":
@@ -68,8 +68,19 @@ def load_catalogue(config: DatasetConfig, data_dir: Path) -> Catalogue:
 
 
 def _rule(config: DatasetConfig, rows: Rows) -> str:
-    """The rule in force: a dataset's own split comes before the default rule."""
-    return "given" if config.split == "artist" and rows.names_splits else config.split
+    """The rule in force."""
+    if config.split != "auto":
+        return config.split
+    if config.kind == "mtt":
+        return "folders"
+    return "given" if rows.names_splits else "artist"
+
+
+def _vocabulary(config: DatasetConfig) -> str:
+    """The vocabulary in force."""
+    if config.vocabulary != "auto":
+        return config.vocabulary
+    return "merged" if config.kind == "mtt" else "raw"
 
 
 def _clean(rows: Rows) -> list[Clip]:

@@ -35,7 +35,7 @@ def make_demo(
     Raises:
         ValueError: a setting is out of range, the folder holds something else, or the
             packages of the extra ``demo`` are not installed.
-        RuntimeError: a worker died.
+        ChildProcessError: a worker died.
     """
     for name, value, least in (("num_clips", num_clips, 1), ("seed", seed, 0)):
         if value < least:

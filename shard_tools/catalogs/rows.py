@@ -13,6 +13,9 @@ from mstag.data.clips import Clip, Exclusion
 
 # Lone surrogates: how Python holds bytes that are not UTF-8.
 _STRAY = re.compile("[\ud800-\udfff]")
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+_UPWARDS = re.compile(r"(?:^|[/\\])\.\.(?:[/\\]|$)")
 
 
 @dataclass(slots=True)
@@ -63,13 +66,13 @@ def path_fault(path: str) -> str | None:
     """
     if not path:
         return "no path"
-    if not path.isprintable():
+    if _UNUSABLE.search(path):
         return "path has control characters or is not UTF-8"
-    if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", path):
+    if _ABSOLUTE.match(path):
         return "absolute path: paths are relative to the data folder"
-    if ".." in re.split(r"[/\\]", path):
+    if _UPWARDS.search(path):
         return 'path leaves the data folder ("..")'
-    if posixpath.normpath(path) == ".":
+    if path.startswith(".") and posixpath.normpath(path) == ".":
         return "path names a folder"
     return None
 

@@ -49,7 +49,7 @@ INSTRUMENTS: dict[str, Instrument] = {
     "horn": Instrument((60,), ("horn",), 43, 70),
     "sax": Instrument((65, 66), ("sax",), 50, 80),
     "choir": Instrument((52, 53), ("vocal",), 45, 77, is_group=True, is_voice=True),
-    "voice": Instrument((53, 54), ("vocal",), 55, 79, is_voice=True),
+    "voice": Instrument((53, 52), ("vocal",), 55, 79, is_voice=True),
     "bass": Instrument((32, 33), ("bass",), 28, 52),
     "synth bass": Instrument((38, 39), ("synth", "bass"), 28, 52),
     "lead": Instrument((80, 81, 82), ("synth",), 55, 86),

@@ -13,7 +13,9 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mstag import files
 from shard_tools.demo.piece import CLIP_S, CLIPS_PER_TRACK, VOCABULARY, compose, tags_of
 from shard_tools.demo.room import SAMPLE_RATE_HZ, Wave, level_db, record
 from shard_tools.demo.synth import render
@@ -101,16 +104,13 @@ def make(data_dir: Path, request: Request, num_workers: int, progress: bool) -> 
         progress: whether to show a bar on stderr after two seconds.
 
     Raises:
-        RuntimeError: a worker died.
+        ChildProcessError: a worker died.
     """
     (data_dir / RECORDS).mkdir(parents=True, exist_ok=True)
     if not (data_dir / REQUEST).exists():
         versions = {name: importlib.metadata.version(name) for name in (*PACKAGES, "numpy")}
-        _write(
-            data_dir,
-            data_dir / REQUEST,
-            json.dumps(asdict(request) | {"made_with": versions}, indent=2),
-        )
+        text = json.dumps(asdict(request) | {"made_with": versions}, indent=2)
+        files.write_text(data_dir / REQUEST, text)
     num_tracks = -(-request.num_clips // CLIPS_PER_TRACK)
     missing = [track for track in range(num_tracks) if not _is_made(data_dir, request, track)]
     with tqdm(
@@ -127,9 +127,11 @@ def make(data_dir: Path, request: Request, num_workers: int, progress: bool) -> 
         for _ in _make_tracks(data_dir, request, missing, num_workers):
             bar.update()
     rows = [row for track in range(num_tracks) for row in _read_record(data_dir, track)]
-    _write(data_dir, data_dir / INFO, info_table(rows))
-    _write(data_dir, data_dir / ANNOTATIONS, annotations_table(rows, VOCABULARY))
+    files.write_text(data_dir / INFO, info_table(rows))
+    files.write_text(data_dir / ANNOTATIONS, annotations_table(rows, VOCABULARY))
     shutil.rmtree(data_dir / RECORDS)
+    for leftover in data_dir.rglob(".*.tmp"):  # of a process that was killed while it wrote
+        leftover.unlink()
 
 
 def make_track(data_dir: Path, request: Request, track: int) -> None:
@@ -152,9 +154,9 @@ def make_track(data_dir: Path, request: Request, track: int) -> None:
             end_s=start_s + CLIP_S,
             tags=tuple(sorted(tags)),
         )
-        _write(data_dir, data_dir / row.mp3_path, encode_mp3(clip))
+        files.write_bytes(data_dir / row.mp3_path, encode_mp3(clip))
         rows.append(row)
-    _write(data_dir, _record_path(data_dir, track), json.dumps([asdict(row) for row in rows]))
+    files.write_text(_record_path(data_dir, track), json.dumps([asdict(row) for row in rows]))
 
 
 def encode_mp3(wave: Wave) -> bytes:
@@ -181,15 +183,16 @@ def _make_tracks(
             yield track
         return
     # Spawned, not forked: a fork of a process with threads (torch's, the caller's) may hang.
+    # Nothing that a worker calls starts threads of its own; the processes are the parallelism.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(num_workers, context, initializer=_start_worker) as pool:
         futures = {pool.submit(make_track, data_dir, request, track): track for track in tracks}
         try:
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
         except BrokenProcessPool:
-            raise RuntimeError(
+            raise ChildProcessError(
                 "a process that renders the demo dataset was killed (out of memory?); "
                 "run this again: finished tracks are kept"
             ) from None
@@ -197,10 +200,17 @@ def _make_tracks(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    """Keeps the numeric libraries of a worker to one thread; the processes are the parallelism."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; and when the parent is killed, its workers end too."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _num_windows(request: Request, track: int) -> int:
@@ -218,7 +228,7 @@ def _read_record(data_dir: Path, track: int) -> list[ClipRow]:
 
 
 def _is_made(data_dir: Path, request: Request, track: int) -> bool:
-    """Whether a track's record and all its clips are there; both appear under their names when whole."""
+    """Whether a track's record and all its clips are there: files are whole or absent."""
     try:
         rows = _read_record(data_dir, track)
     except (OSError, ValueError, KeyError, TypeError):
@@ -226,17 +236,3 @@ def _is_made(data_dir: Path, request: Request, track: int) -> bool:
     return len(rows) == _num_windows(request, track) and all(
         (data_dir / row.mp3_path).is_file() for row in rows
     )
-
-
-def _write(data_dir: Path, path: Path, content: str | bytes) -> None:
-    """Writes a file that is either whole or absent, also after a power cut.
-
-    It is written among the records, which go at the end, so that nothing of a killed process stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = data_dir / RECORDS / f"{path.name}.{os.getpid()}.partial"
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

@@ -138,7 +138,7 @@ def bass_line(
     *,
     walk: Sequence[int] = (0,),
 ) -> Notes:
-    """Low notes at the beats ``at`` of every bar; ``walk`` gives their degrees above the chord's root."""
+    """Low notes at the beats ``at`` of every bar, ``walk`` degrees above the chord's root."""
     return to_notes(
         (
             bar * harmony.bar_beats + beat,
@@ -227,4 +227,5 @@ def with_gaps(rng: Rng, notes: Notes, section_beats: float, gap_share: float) ->
         return notes
     section = (notes[:, 0] // section_beats).astype(int)
     silent = rng.random(int(section.max()) + 1) < gap_share
-    return notes[~silent[section]]
+    kept: Notes = notes[~silent[section]]
+    return kept

@@ -39,7 +39,7 @@ def repeat_until(notes: Notes, period: float, num_beats: float) -> Notes:
         num_beats: how long the result lasts.
     """
     num_rounds = int(np.ceil(num_beats / period))
-    rounds = np.concatenate([notes + [i * period, 0.0, 0.0] for i in range(num_rounds)])
+    rounds = np.concatenate([notes + np.array([i * period, 0, 0]) for i in range(num_rounds)])
     rounds = rounds[rounds[:, 0] < num_beats]
     rounds[:, 1] = np.minimum(rounds[:, 1], num_beats - rounds[:, 0])
     return rounds

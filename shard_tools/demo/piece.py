@@ -59,7 +59,15 @@ class Artist:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One line as it is played. ``notes``: onset and length in seconds, pitch; ``velocities`` 1-127."""
+    """One line as it is played.
+
+    Attributes:
+        instrument: a key of INSTRUMENTS.
+        program: General-MIDI program, from 0.
+        level_db: against the other parts.
+        notes: shape (num_notes, 3): onset and length in seconds, pitch.
+        velocities: shape (num_notes,), 1 to 127.
+    """
 
     instrument: str
     program: int
@@ -172,7 +180,7 @@ def _play(
         notes = voice.notes
         if draft.may_pause and i > 0:
             notes = material.with_gaps(rng, notes, 32.0, artist.gap_share)
-        notes = into_range(notes + [0, 0, transposition], instrument.low, instrument.high)
+        notes = into_range(notes + np.array([0, 0, transposition]), instrument.low, instrument.high)
         notes[:, :2] *= beat_s
         notes[:, 0] = np.maximum(notes[:, 0] + rng.normal(0, 0.008, len(notes)), 0)
         notes = notes[notes[:, 0] < TRACK_S]
@@ -187,8 +195,9 @@ def _drum(rng: np.random.Generator, draft: Draft, artist: Artist) -> Notes:
     hits = draft.hits
     if draft.may_pause:
         hits = material.with_gaps(rng, hits, 32.0, artist.gap_share / 2)
-    hits = hits * [60 / draft.bpm, 1, 1]
-    return hits[hits[:, 0] < TRACK_S]
+    hits = hits * np.array([60 / draft.bpm, 1, 1])
+    heard: Notes = hits[hits[:, 0] < TRACK_S]
+    return heard
 
 
 def tags_of(piece: Piece, window: int, level_db: float) -> frozenset[str]:

@@ -114,7 +114,7 @@ def read_score(path: Path) -> Score | None:
         try:
             # Not corpus.parse: that reads and writes pickles in the temporary folder.
             reader.parseFileNoPickle(path)
-        except Exception:  # noqa: BLE001 - music21 raises whatever its parsers raise
+        except Exception:  # music21 raises whatever its parsers raise
             return None
     score: Any = reader.stream
     if isinstance(score, stream.Opus):

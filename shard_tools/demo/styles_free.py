@@ -8,9 +8,9 @@ from shard_tools.demo.material import Harmony
 
 EIGHTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 SOLOISTS = (
-    ("guitar", "cello", "piano", "flute", "harp", "trumpet")
-    + ("harpsichord", "sax", "organ", "violin", "clarinet", "bells")
-)  # fmt: skip
+    *("guitar", "sax", "harpsichord", "flute", "bells", "trumpet"),
+    *("harp", "cello", "organ", "violin", "clarinet", "piano"),
+)
 SELF_SUFFICIENT = ("guitar", "piano", "harp", "harpsichord", "organ")
 
 
@@ -28,7 +28,7 @@ def duet(brief: Brief) -> Draft:
     """A melody instrument over another one's chords."""
     bpm, harmony, num_bars = _start(brief, "major", "minor", "dorian")
     lead = brief.rotate(("cello", "flute", "trumpet", "violin", "sax", "oboe", "horn"))
-    under = brief.rotate(("piano", "guitar", "organ", "harp", "harpsichord"))
+    under = brief.rotate(("harpsichord", "guitar", "piano", "harp", "organ"))
     chords = material.broken(harmony, num_bars, 4, 0.5)
     voices = (
         Voice(lead, brief.melody(harmony, num_bars, 5, 0.5)),
@@ -74,11 +74,11 @@ def techno(brief: Brief) -> Draft:
 def downtempo(brief: Brief) -> Draft:
     """A slow electronic groove under an acoustic or electronic soloist."""
     bpm, harmony, num_bars = _start(brief, "minor", "dorian")
-    soloist = brief.rotate(("lead", "piano", "flute", "sax", "voice", "guitar"))
+    soloist = brief.rotate(("voice", "lead", "sax", "piano", "flute", "guitar"))
     voices = (
         Voice("pad", material.held(harmony, num_bars, 4), -2.0),
         Voice("synth bass", material.bass_line(harmony, num_bars, (0, 2.5), 0.9)),
-        Voice(soloist, brief.melody(harmony, num_bars, 5, 0.5, 0.35), 1.0),
+        Voice(soloist, brief.melody(harmony, num_bars, 5, 0.5, 0.35), 2.0),
     )
     hits = drums.beat(brief.rng, "downtempo", num_bars)
     return Draft(voices, bpm, frozenset({"electronic"}), hits, may_pause=True)
@@ -101,7 +101,7 @@ def ambient(brief: Brief) -> Draft:
 def new_age(brief: Brief) -> Draft:
     """A quiet instrument, or a voice, over a pad."""
     bpm, harmony, num_bars = _start(brief, "major", "dorian")
-    player = brief.rotate(("flute", "harp", "voice", "piano", "guitar", "bells"))
+    player = brief.rotate(("voice", "harp", "bells", "flute", "piano", "guitar"))
     voices = [
         Voice(player, brief.melody(harmony, num_bars, 5, 1.0, 0.25)),
         Voice("pad", material.held(harmony, num_bars, 4, every=2), -4.0),
@@ -145,9 +145,9 @@ def pop(brief: Brief) -> Draft:
     """Broken chords, bass, backbeat and something to hum."""
     bpm, harmony, num_bars = _start(brief, "major")
     under = brief.rotate(("piano", "clean guitar", "steel guitar"))
-    lead = brief.rotate(("lead", "voice", "sax", "clean guitar"))
+    lead = brief.rotate(("voice", "lead", "sax", "clean guitar"))
     voices = [
-        Voice(lead, brief.melody(harmony, num_bars, 5, 0.5, 0.25)),
+        Voice(lead, brief.melody(harmony, num_bars, 5, 0.5, 0.25), 2.0),
         Voice(under, material.broken(harmony, num_bars, 4, 0.5), -2.0),
         Voice("bass", material.bass_line(harmony, num_bars, (0, 1.5, 2), 0.9), -1.0),
     ]

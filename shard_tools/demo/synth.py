@@ -41,7 +41,7 @@ def render(piece: Piece) -> Wave:
 
 
 def to_midi(piece: Piece) -> bytes:
-    """A piece as a Standard MIDI File, format 0: one channel per (instrument, level), drums on 9."""
+    """A piece as a Standard MIDI File of format 0: a channel per part, drums on channel 9."""
     events: list[Event] = []
     channels = iter(c for c in range(16) if c != DRUM_CHANNEL)
     for part in piece.parts:

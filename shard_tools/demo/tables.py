@@ -49,7 +49,7 @@ class ClipRow:
 
 
 def slug(name: str) -> str:
-    """A name as MTT's files bear it: lower case, underscores, no hyphen (hyphens divide the parts)."""
+    """A name as MTT's files bear it: lower case, underscores, no hyphen: those divide the parts."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:60]
 
 

@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         if mood.isdigit():
             self.send_error(int(mood))
             return
-        if mood.startswith("file:"):
+        if mood.startswith(("file:", "ftp:")):
             self.send_response(302)
             self.send_header("Location", mood)
             self.end_headers()
@@ -52,9 +52,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send_response(206 if start else 200)
         if start:
+            start = 0 if mood == "wrong range" else start
             end = len(server.content)
-            shown = 0 if mood == "wrong range" else start
-            self.send_header("Content-Range", f"bytes {shown}-{end - 1}/{end}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
         self.send_header("Last-Modified", server.date)
         self.send_header("Content-Length", str(len(server.content) - start))
         self.end_headers()
@@ -149,7 +149,9 @@ def test_only_the_web_is_reached(server: Server, tmp_path: Path) -> None:
     secret.write_text("local")
     with pytest.raises(ValueError, match="only http and https"):
         download(secret.as_uri(), tmp_path / "clip.bin", progress=False)
-    server.moods = [secret.as_uri()]
+    server.moods = [secret.as_uri(), "ftp://127.0.0.1:1/secret"]
     with pytest.raises(OSError, match=r"302|redirect"):
+        fetch(server, tmp_path / "clip.bin", num_tries=1)
+    with pytest.raises(OSError, match="unknown url type: ftp"):
         fetch(server, tmp_path / "clip.bin", num_tries=1)
     assert not (tmp_path / "clip.bin").exists()

@@ -184,3 +184,11 @@ def test_real_table_splits(
     text = format_description(description)
     assert "oracle" in text
     assert "35644  broken audio" in text
+
+
+def test_the_defaults_are_the_literatures_split_and_the_originals_groups(tmp_path: Path) -> None:
+    (tmp_path / "annotations_final.csv").write_text(SMALL)
+    by_default = load_catalogue(DatasetConfig(name="mtt", kind="mtt"), tmp_path)
+    assert by_default == load_catalogue(config("folders", "merged"), tmp_path)
+    demo = load_catalogue(DatasetConfig(name="demo", kind="demo"), tmp_path)
+    assert demo.split_rule.startswith("artist")

@@ -11,7 +11,7 @@ from shard_tools.catalogs import load_catalogue
 from shard_tools.catalogs.report import describe, format_description
 
 
-def load(tmp_path: Path, name: str, content: str | bytes, split: str = "artist") -> Catalogue:
+def load(tmp_path: Path, name: str, content: str | bytes, split: str = "auto") -> Catalogue:
     raw = content.encode() if isinstance(content, str) else content
     (tmp_path / name).write_bytes(raw)
     config = DatasetConfig(name="own", kind="table", table=name, split=split)
@@ -64,8 +64,10 @@ def test_every_format_gives_the_same_clip(tmp_path: Path, name: str, content: st
 
 
 def test_utf16_of_a_spreadsheet(tmp_path: Path) -> None:
-    catalogue = load(tmp_path, "t.tsv", "path\ttags\na\u00e9.mp3\trock\n".encode("utf-16"))
-    assert [clip.path for clip in catalogue.clips] == ["a\u00e9.mp3"]
+    catalogue = load(
+        tmp_path, "t.tsv", "path\ttags\n\u00e9\u3000\u00a0a.mp3\trock\n".encode("utf-16")
+    )
+    assert [clip.path for clip in catalogue.clips] == ["\u00e9\u3000\u00a0a.mp3"]
 
 
 def test_bad_rows_are_named_never_the_whole_table(tmp_path: Path) -> None:
@@ -85,6 +87,7 @@ def test_bad_rows_are_named_never_the_whole_table(tmp_path: Path) -> None:
         b"g.mp3,rock,,,nan",
         b"h.mp3,rock,too,many,fields,here",
         b"few.mp3",
+        b"bell\x07.mp3,rock,,,",
         b"",
         b"a.mp3,jazz,,30,29",
     ]
@@ -105,15 +108,16 @@ def test_bad_rows_are_named_never_the_whole_table(tmp_path: Path) -> None:
         13: "line 13: duration_s is 'nan', not a number of seconds",
         14: "line 14: has 6 fields, the first line has 5",
         15: "line 15: has 1 fields, the first line has 5",
+        16: "line 16: path has control characters or is not UTF-8",
     }
     # Positives count all rows, but a name that is no text cannot be a tag.
     description = describe(catalogue)
     assert description["tags"] == [
-        {"tag": "rock", "positives": 11},
+        {"tag": "rock", "positives": 12},
         {"tag": "jazz", "positives": 1},
     ]
     assert json.dumps(description, ensure_ascii=False).encode()
-    assert "and 3 more" in format_description(description)
+    assert "and 4 more" in format_description(description)
 
 
 def test_same_stretch_of_a_file_under_another_id(tmp_path: Path) -> None:
@@ -214,3 +218,11 @@ def test_folders_are_tags(tmp_path: Path) -> None:
     ]
     assert {clip.split for clip in catalogue.clips} == {"train", "valid", "test"}
     assert [row.path for row in catalogue.excluded] == ["d.mp3"]
+
+
+def test_an_explicit_rule_overrides_the_tables_own_split(tmp_path: Path) -> None:
+    rows = "".join(f"{n}.mp3,x|y{n % 2},a{n},train\n" for n in range(40))
+    content = "path,tags,artist,split\n" + rows
+    assert {clip.split for clip in load(tmp_path, "t.csv", content).clips} == {"train"}
+    drawn = load(tmp_path, "t.csv", content, split="artist").clips
+    assert {clip.split for clip in drawn} == {"train", "valid", "test"}

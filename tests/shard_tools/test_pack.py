@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from shared_data import CLIP, REPOSITORY, needs_mtt, unpack_mtt_tables
+
+from mstag import config
+from mstag.data import shards
+from mstag.data.clips import Catalogue, Clip, TagCount
+from shard_tools.catalogs import load_catalogue
+from shard_tools.inspect import format_summary, inspect
+from shard_tools.pack import pack
+from shard_tools.verify import verify
+
+SETTINGS = config.Config(
+    features=config.FeatureConfig(n_fft=256, hop_length=128, n_mels=16, num_frames=40),
+    shards=config.ShardsConfig(clips_per_shard=4, max_skipped=0.1),
+)
+TAGS = ["low", "high"]
+
+
+def make_audio(folder: Path, num_clips: int) -> Catalogue:
+    """Tones, low or high, as wav files, with their catalogue."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clips = []
+    for number in range(num_clips):
+        tag = TAGS[number % 2]
+        hz = 300 + 10 * number if tag == "low" else 3000 + 10 * number
+        samples = 0.3 * np.sin(2 * np.pi * hz * np.arange(6000) / 11025)
+        sf.write(folder / f"{number}.wav", samples, 11025)
+        split = ("train", "train", "valid", "test")[number % 4]
+        clips.append(
+            Clip(f"c{number}", f"{number}.wav", frozenset([tag]), artist=f"a{number}", split=split)
+        )
+    return Catalogue("tones", [TagCount(t, num_clips // 2) for t in TAGS], clips, "by hand", [])
+
+
+def run(data: Path, out: Path, catalogue: Catalogue, **how: int) -> tuple[shards.Manifest, int]:
+    return pack(SETTINGS, catalogue, data, out, progress=False, **how)  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
+    catalogue = make_audio(tmp_path / "data", 24)
+    manifest, packed = run(tmp_path / "data", tmp_path / "one", catalogue, num_workers=1)
+    run(tmp_path / "data", tmp_path / "two", catalogue, num_workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert packed == 7 and {n: s.clips for n, s in manifest.splits.items()} == {
+        "train": 12,
+        "valid": 6,
+        "test": 6,
+    }
+    assert manifest.tags[0] == {"tag": "low", "positives": {"train": 6, "valid": 6, "test": 0}}
+    assert verify(tmp_path / "two") == []
+
+
+def test_packing_again_does_nothing_and_restores_what_is_missing(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    run(data, out, catalogue, num_workers=1)
+    before = contents(out)
+    times = {p: p.stat().st_mtime_ns for p in out.iterdir() if p.is_file()}
+    assert run(data, out, catalogue)[1] == 0
+    assert times == {p: p.stat().st_mtime_ns for p in out.iterdir() if p.is_file()}
+    for name in ("train-000001.tar", "train.index.npy", "manifest.json"):
+        (out / name).unlink()
+        _, packed = run(data, out, catalogue, num_workers=1)
+        assert packed == (1 if name.endswith(".tar") else 0)
+        assert contents(out) == before
+
+
+def test_only_what_changed_is_packed_again(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    run(data, out, catalogue, num_workers=1)
+    sf.write(data / "0.wav", np.zeros(6000), 11025)
+    assert run(data, out, catalogue, num_workers=1)[1] == 1
+    fewer = dataclasses.replace(catalogue, clips=[c for c in catalogue.clips if c.split != "test"])
+    manifest, packed = run(data, out, fewer, num_workers=1)
+    assert packed == 0 and manifest.splits["test"].clips == 0
+    assert not list(out.glob("test-*.tar")), "shards that nothing names are gone"
+    assert verify(out) == []
+
+
+def test_bad_clips_are_skipped_named_and_limited(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    (data / "3.wav").write_text("these are words, not music\n" * 99)
+    (data / "4.wav").write_bytes(b"")
+    manifest, _ = run(data, out, catalogue, num_workers=1)
+    reasons = {s["id"]: s["reason"] for s in manifest.skipped}
+    assert set(reasons) == {"c3", "c4"}
+    assert "decoded" in reasons["c3"] and "empty" in reasons["c4"]
+    assert sum(split.clips for split in manifest.splits.values()) == 22
+    (data / "5.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"3 of 24 clips.*max_skipped = 0\.1.*mend"):
+        run(data, out, catalogue, num_workers=1)
+    assert not (out / "manifest.json").exists(), "a failed pack leaves no finished folder"
+
+
+def test_missing_audio_fails_before_any_packing(tmp_path: Path) -> None:
+    catalogue = make_audio(tmp_path / "data", 24)
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ValueError, match=r"24 of 24 clips.*0\.wav: no such file"):
+        run(tmp_path / "data", tmp_path / "out", catalogue)
+    assert not (tmp_path / "out").exists()
+
+
+def test_short_and_long_clips_become_flagged_windows(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 4)
+    rng = np.random.default_rng(0)
+    sf.write(data / "0.wav", 0.1 * rng.standard_normal(1280), 11025)  # 11 frames of 40
+    sf.write(data / "1.wav", 0.1 * rng.standard_normal(128 * 99), 11025)  # 100 frames: 2.5 windows
+    run(data, out, catalogue, num_workers=1)
+    _, samples = shards.scan_shard(out / "train-000000.tar")
+    by_id: dict[str, list[shards.Sample]] = {}
+    for sample in samples:
+        by_id.setdefault(str(sample.meta["id"]), []).append(sample)
+    (short,) = by_id["c0"]
+    assert short.meta["padded_frames"] == 29
+    assert np.all(short.mel[:, 11:] == np.float16(np.log(1e-20)))
+    starts = [s.meta["start_s"] for s in by_id["c1"]]
+    assert starts == pytest.approx([0, 40 * 128 / 11025, 80 * 128 / 11025], abs=1e-6)
+    assert [s.meta.get("padded_frames") for s in by_id["c1"]] == [None, None, 20]
+
+
+def test_two_packs_into_one_folder_are_refused(tmp_path: Path) -> None:
+    import fcntl
+
+    catalogue = make_audio(tmp_path / "data", 4)
+    (tmp_path / "out" / ".pack").mkdir(parents=True)
+    with (tmp_path / "out" / ".pack" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another pack"):
+            run(tmp_path / "data", tmp_path / "out", catalogue)
+
+
+def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    make_audio(data, 60)
+    (data / "t.csv").write_text(
+        "path,tags,split\n"
+        + "".join(f"{n}.wav,{TAGS[n % 2]},{'train' if n % 5 else 'test'}\n" for n in range(60))
+    )
+    toml = tmp_path / "c.toml"
+    toml.write_text(
+        '[dataset]\nname="tones"\nkind="table"\ntable="t.csv"\n[shards]\nclips_per_shard=3\n'
+        "[features]\nn_fft=256\nhop_length=128\nn_mels=16\nnum_frames=40\n"
+    )
+    command = [sys.executable, "-m", "shard_tools", "pack", "--config", str(toml)]
+    command += ["--data", str(data), "--workers", "1"]
+    killed = subprocess.Popen(
+        [*command, "--out", str(out)], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+    )
+    while len(list(out.glob("*.tar"))) < 3 and killed.poll() is None:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (out / "manifest.json").exists()
+    assert len(verify(out)) == 1, "unfinished, and said so"
+    for folder in (out, tmp_path / "undisturbed"):
+        subprocess.run(
+            [*command, "--out", str(folder)], cwd=REPOSITORY, check=True, capture_output=True
+        )
+    assert contents(out) == contents(tmp_path / "undisturbed")
+
+
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x10
+    path.write_bytes(content)
+
+
+def swap(out: Path) -> None:
+    os.replace(out / "train-000000.tar", out / "x")
+    os.replace(out / "train-000001.tar", out / "train-000000.tar")
+    os.replace(out / "x", out / "train-000001.tar")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda out: flip(out / "train-000000.tar", 1200), "train-000000.tar: sha256"),
+        (lambda out: flip(out / "train-000001.tar", 3), "train-000001.tar: "),
+        (lambda out: (out / "test-000000.tar").unlink(), "test-000000.tar: missing"),
+        (lambda out: os.truncate(out / "train-000000.tar", 8192), "bytes, the manifest says"),
+        (swap, "train-000000.tar: sha256"),
+        (lambda out: flip(out / "train.index.npy", 200), "index is stale or damaged"),
+        (lambda out: (out / "manifest.json").unlink(), "no manifest.json"),
+    ],
+    ids=["payload", "header", "missing", "cut", "swapped", "index", "manifest"],
+)
+def test_verify_names_every_kind_of_damage(
+    tmp_path: Path, damage: Callable[[Path], None], words: str
+) -> None:
+    run(tmp_path / "data", tmp_path / "out", make_audio(tmp_path / "data", 16), num_workers=1)
+    assert verify(tmp_path / "out") == []
+    damage(tmp_path / "out")
+    faults = verify(tmp_path / "out")
+    assert any(words in fault for fault in faults), faults
+
+
+def test_verify_sees_false_labels_and_clips_in_two_splits(tmp_path: Path) -> None:
+    from make_shards import make_samples, make_shards
+
+    make_shards(tmp_path, {"train": [3], "valid": [3]})
+    manifest = shards.read_manifest(tmp_path)
+    samples = make_samples("train", 3)
+    rows = shards.write_shard(tmp_path / "valid-000000.tar", samples)
+    valid = shards.Split(
+        3,
+        [shards.entry_of(tmp_path / "valid-000000.tar", 3)],
+        shards.write_index(tmp_path, "valid", rows),
+    )
+    changed = dataclasses.replace(manifest, splits={**manifest.splits, "valid": valid})
+    shards.write_manifest(tmp_path, changed)
+    faults = "\n".join(verify(tmp_path))
+    assert "clip train0 is also in train" in faults
+    assert "positives" in faults
+
+
+@needs_mtt
+def test_the_real_clip_goes_through_the_whole_chain(tmp_path: Path) -> None:
+    data = unpack_mtt_tables(tmp_path / "mtt")
+    settings = config.load_config(REPOSITORY / "configs" / "mtt.toml")
+    catalogue = load_catalogue(settings.dataset, data)
+    (real,) = [clip for clip in catalogue.clips if clip.path == CLIP]
+    only = dataclasses.replace(catalogue, clips=[real])
+    manifest, packed = pack(settings, only, data, tmp_path / "out", num_workers=1, progress=False)
+    assert packed == 1 and manifest.splits["test"].clips == 1
+    assert verify(tmp_path / "out") == []
+    with tarfile.open(tmp_path / "out" / "test-000000.tar") as tar:
+        assert len(tar.getnames()) == 3
+    _, (sample,) = shards.scan_shard(tmp_path / "out" / "test-000000.tar")
+    assert sample.mel.shape == (128, 628) and sample.meta["id"] == "37386"
+    tagged = {t for t, on in zip(manifest.tag_names, sample.tags, strict=True) if on}
+    assert "techno" in tagged
+    summary = inspect(tmp_path / "out")
+    assert summary["splits"]["test"] == {
+        "clips": 1,
+        "shards": 1,
+        "bytes": (tmp_path / "out" / "test-000000.tar").stat().st_size,
+    }
+    text = format_summary(summary)
+    assert "techno" in text and "folders" in text

@@ -1,0 +1,146 @@
+"""eval.py: the same score however it is computed, one line for mistakes, and watching."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_run
+from click.testing import CliRunner, Result
+from make_shards import make_shards
+from shared_data import REPOSITORY
+
+import train
+from mstag.training import checkpoint, runs
+
+
+def load_eval() -> ModuleType:
+    """eval.py under its own name; ``import eval`` would do, but reads like the builtin."""
+    spec = importlib.util.spec_from_file_location("eval_script", REPOSITORY / "eval.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["eval_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Config, shards and a finished run; tests that write take a run of their own."""
+    path = tmp_path_factory.mktemp("tiny")
+    tiny_run.make_config(path)
+    done = CliRunner().invoke(train.main, tiny_run.arguments(path, "run", "train.epochs=2"))
+    assert done.exception is None
+    return path
+
+
+def invoke(folder: Path, source: str, *argv: str) -> Result:
+    shards = ["--shards", str(folder / "shards")]
+    return CliRunner().invoke(script.main, [str(folder / source), *shards, *argv])
+
+
+def report_of(done: Result) -> dict[str, Any]:
+    assert done.exception is None
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def without_loss(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != "loss"}
+
+
+def test_it_repeats_what_training_wrote_at_its_end(folder: Path) -> None:
+    written = json.loads((folder / "run" / "eval-test.json").read_text())
+    assert report_of(invoke(folder, "run", "--json", "-")) == written
+    assert report_of(invoke(folder, "run/best", "--json", "-")) == written, (
+        "the bundle stands alone"
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_the_score_does_not_depend_on_the_batch(folder: Path, batch_size: int) -> None:
+    first = report_of(invoke(folder, "run", "--json", "-"))
+    with np.load(folder / "run" / "scores-test.npz", allow_pickle=False) as arrays:
+        scores, ids = arrays["scores"], arrays["ids"]
+    again = report_of(invoke(folder, "run", "--json", "-", "--batch-size", str(batch_size)))
+    with np.load(folder / "run" / "scores-test.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["ids"], ids)
+        np.testing.assert_allclose(arrays["scores"], scores, rtol=0, atol=1e-6)
+    assert without_loss(again) == without_loss(first)
+    assert again["loss"] == pytest.approx(first["loss"], abs=1e-6)
+
+
+def test_the_score_does_not_depend_on_the_ranks(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    done = tiny_run.torchrun(
+        *(3, "eval.py", str(folder / "run" / "best"), "--shards", str(folder / "shards")),
+        *("--json", str(path), "--batch-size", "2"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ROC-AUC") == 1
+    first = report_of(invoke(folder, "run", "--json", "-"))
+    assert without_loss(json.loads(path.read_text())) == without_loss(first)
+
+
+def test_the_files_of_a_run_and_of_a_bundle(folder: Path, tmp_path: Path) -> None:
+    done = invoke(folder, "run", "--split", "valid", "--num-resamples", "0")
+    assert done.stdout.startswith("valid: ROC-AUC")
+    report = json.loads((folder / "run" / "eval-valid.json").read_text())
+    assert report["roc_auc_ci"] is None
+    assert (folder / "run" / "scores-valid.npz").exists()
+    before = sorted((folder / "run" / "best").iterdir())
+    path = tmp_path / "out.json"
+    invoke(folder, "run/best", "--split", "train", "--json", str(path))
+    assert json.loads(path.read_text())["split"] == "train"
+    assert sorted((folder / "run" / "best").iterdir()) == before, "a bundle is not written to"
+
+
+def test_mistakes_are_one_clear_error(folder: Path, tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", tiny_run.SIZES, tiny_run.FEATURES, num_tags=6)
+    (tmp_path / "run").symlink_to(folder / "run")
+    for done, message in [
+        (invoke(tmp_path, "run"), "trained on other tags"),
+        (invoke(folder, "run", "--split", "tset"), "no clips in split 'tset'"),
+        (invoke(folder, "run", "--watch", "--split", "test"), "no test any more"),
+        (invoke(folder, "nothing"), "nothing"),
+        (invoke(folder, "nothing", "--watch"), "nothing"),
+    ]:
+        assert isinstance(done.exception, ValueError), done
+        assert message in str(done.exception)
+
+
+def test_watching_scores_new_checkpoints_until_the_run_is_finished(folder: Path) -> None:
+    """Each checkpoint, and at last the end, appears when the watcher has nothing left to do."""
+    run = folder / "watched"
+    runs.open_run(run, fresh=False)
+    runs.start(run, runs.read_config(folder / "run"))
+    states = [checkpoint.load(p) for p in reversed(checkpoint.paths(folder / "run/checkpoints"))]
+    assert len(states) == 2
+
+    def next_event(_: float) -> None:
+        if states:
+            checkpoint.save(run / runs.CHECKPOINTS, states.pop(0), keep=2)
+        else:
+            runs.finish(run, {})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script.time, "sleep", next_event)
+        done = invoke(folder, "watched", "--watch", "--num-resamples", "0")
+    assert done.exception is None
+    lines = done.stdout.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["step 6", "step 12"]
+    assert all("valid: ROC-AUC" in line for line in lines)
+    logged = [line for line in tiny_run.metrics_of(folder / "run") if "valid/roc_auc" in line]
+    assert [
+        f"{line['valid/roc_auc']:.4f}" in text for line, text in zip(logged, lines, strict=True)
+    ]

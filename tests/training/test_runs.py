@@ -1,0 +1,144 @@
+"""Run folders: opened, refused, moved aside, ended; and what the keyboard sees."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+from make_shards import TINY, make_shards
+
+from mstag import config
+from mstag.data import shards
+from mstag.training import display, runs
+
+SETTINGS = config.Config(
+    dataset=config.DatasetConfig(name="synthetic"),
+    features=TINY,
+    train=config.TrainConfig(batch_size=4),
+)
+
+
+def test_a_run_is_moved_aside_under_the_next_free_name(tmp_path: Path) -> None:
+    run = tmp_path / "demo"
+    for _ in range(3):
+        runs.open_run(run, fresh=True)
+        runs.start(run, SETTINGS)
+    assert {path.name for path in tmp_path.iterdir()} == {"demo", "demo.1", "demo.2"}
+    runs.open_run(run, fresh=False)
+    assert runs.read_config(run) == SETTINGS
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, fresh: bool) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ValueError, match=r"holds files but no config\.toml"):
+        runs.open_run(tmp_path, fresh=fresh)
+    with pytest.raises(ValueError, match="is a file"):
+        runs.open_run(tmp_path / "thesis.tex", fresh=fresh)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_finished_run_that_starts_again_is_not_finished(tmp_path: Path) -> None:
+    runs.start(tmp_path, SETTINGS)
+    assert not runs.is_finished(tmp_path)
+    runs.finish(tmp_path, {"epoch": 3})
+    assert runs.is_finished(tmp_path)
+    runs.start(tmp_path, SETTINGS)
+    assert not runs.is_finished(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes", "message"),
+    [
+        (
+            dataclasses.replace(SETTINGS, dataset=config.DatasetConfig(name="mtt")),
+            {"train": [8], "valid": [2]},
+            "hold the dataset 'synthetic', the config says dataset.name = 'mtt'",
+        ),
+        (
+            dataclasses.replace(SETTINGS, features=dataclasses.replace(TINY, n_mels=9)),
+            {"train": [8], "valid": [2]},
+            "features.n_mels: 8 -> 9",
+        ),
+        (SETTINGS, {"train": [8]}, "no clips in split 'valid'"),
+        (SETTINGS, {"train": [8], "valid": []}, "no clips in split 'valid'"),
+        (SETTINGS, {"train": [3], "valid": [2]}, "3 training clips are less than one batch"),
+    ],
+)
+def test_shards_that_do_not_fit_are_refused(
+    tmp_path: Path, settings: config.Config, sizes: dict[str, list[int]], message: str
+) -> None:
+    make_shards(tmp_path, sizes)
+    with pytest.raises(ValueError, match=message):
+        runs.check_shards(tmp_path, shards.read_manifest(tmp_path), settings)
+
+
+def test_shards_that_fit(tmp_path: Path) -> None:
+    make_shards(tmp_path, {"train": [8], "valid": [2]})
+    runs.check_shards(tmp_path, shards.read_manifest(tmp_path), SETTINGS)
+
+
+def test_the_ending_says_scores_and_places() -> None:
+    report = {
+        **{"split": "test", "clips": 9, "roc_auc": 0.9, "roc_auc_ci": [0.8, 0.95]},
+        **{"pr_auc": None, "pr_auc_ci": None, "loss": 0.2, "skipped_tags": [{}]},
+        **{"oracle_roc_auc": 0.5, "split_rule": "artist"},
+    }
+    text = runs.ending(Path("runs/x"), report, "wandb sync there")
+    for part in (
+        "test: ROC-AUC 0.9000 [0.8000, 0.9500]  PR-AUC undefined",
+        "(1 tags without a score)",
+        "0.5000 on this split (artist)",
+        "wandb sync there",
+        "--model runs/x/best",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (99, "99 s"), (100, "2 min"), (3600, "60 min"), (11_100, "3 h 05 min")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert display.duration(seconds) == words
+
+
+def test_the_clock_counts_the_loop_and_what_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(display.time, "perf_counter", lambda: now)
+
+    def slow_batches():  # type: ignore[no-untyped-def]
+        nonlocal now
+        for _ in range(4):
+            now += 1.0
+            yield None
+
+    clock = display.Clock()
+    for number, _ in enumerate(clock.watch(slow_batches())):
+        now += 3.0
+        if number == 1:
+            assert clock.lap() == (pytest.approx(2 / 8), pytest.approx(0.25))
+    now += 100.0  # a validation, which is no step
+    outside = display.Clock()
+    for _ in outside.watch(clock.watch(slow_batches())):
+        now += 1.0
+    assert clock.lap()[1] == pytest.approx((2 + 4) / (2 * 4 + 4 * 2), rel=0.01)
+
+
+def test_without_a_terminal_lines_are_few(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="mstag")
+    now = 0.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    with display.Display(total_steps=100, done_steps=20, shown=True) as shown:
+        assert shown.eta() == "ETA unknown"
+        for _ in range(40):
+            now += 2.0
+            shown.step("epoch 1/2")
+        assert shown.eta() == "ETA 80 s"
+    assert len(caplog.records) == 2
+    assert "step 36/100" in caplog.text
