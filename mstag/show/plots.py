@@ -1,0 +1,150 @@
+"""Arrays -> plots, as PNG bytes: spectrogram, tag bars, curves, taggram.
+
+Colours are of one colour-blind-safe family (Okabe and Ito, 2008); the background is white, so
+that a plot is readable on a dark page as well.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8A8A"
+LINE_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DPI = 110
+
+
+def spectrogram(mel: NDArray[Any], *, frame_s: float, title: str = "") -> bytes:
+    """A log-mel spectrogram.
+
+    Args:
+        mel: (n_mels, num_frames), natural log of power.
+        frame_s: seconds from one frame to the next.
+        title: above the plot.
+    """
+    figure, axes = _figure(width_in=9, height_in=3)
+    values = np.asarray(mel, np.float32)
+    # Padding and digital silence lie 40 units below music; a window of 80 dB shows the music.
+    top = float(values.max())
+    image = axes.imshow(
+        values * (10 / np.log(10)),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        extent=(0, values.shape[1] * frame_s, 0, values.shape[0]),
+        vmin=top * (10 / np.log(10)) - 80,
+    )
+    axes.set(xlabel="time (s)", ylabel="mel band", title=title)
+    figure.colorbar(image, ax=axes, label="power (dB)")
+    return _png(figure)
+
+
+def tag_bars(per_tag: Sequence[Mapping[str, Any]], *, title: str = "") -> bytes:
+    """ROC-AUC per tag with 95% intervals, best first; undefined tags are listed below.
+
+    Args:
+        per_tag: entries of an eval report: tag, positives, roc_auc, roc_auc_ci.
+        title: above the plot.
+    """
+    scored = sorted((t for t in per_tag if t["roc_auc"] is not None), key=lambda t: t["roc_auc"])
+    unscored = [t["tag"] for t in per_tag if t["roc_auc"] is None]
+    figure, axes = _figure(width_in=7, height_in=1.4 + 0.19 * len(scored))
+    rows = np.arange(len(scored))
+    values = np.array([t["roc_auc"] for t in scored], float)
+    axes.axvline(0.5, color=GREY, linewidth=1)
+    for row, entry in zip(rows, scored, strict=True):
+        if entry.get("roc_auc_ci"):
+            axes.plot(entry["roc_auc_ci"], [row, row], color=BLUE, linewidth=2, alpha=0.4)
+    axes.plot(values, rows, "o", color=BLUE, markersize=4)
+    axes.set_yticks(rows, [f"{t['tag']} ({t['positives']})" for t in scored], fontsize=7)
+    axes.set_ylim(-1, max(len(scored), 1))
+    lows = [t["roc_auc_ci"][0] for t in scored if t.get("roc_auc_ci")]
+    axes.set_xlim(min([0.48, *values, *lows]) - 0.02, 1.01)
+    axes.grid(axis="x", alpha=0.25)
+    note = f"\nno score: {', '.join(unscored)}" if unscored else ""
+    axes.set(
+        xlabel=f"ROC-AUC, with 95% interval; 0.5 is chance{note}",
+        title=title or "Tags (positives)",
+    )
+    return _png(figure)
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+) -> bytes:
+    """Lines over one axis.
+
+    Args:
+        lines: name -> (x, y) of equal length.
+        xlabel: what x is, with its unit.
+        ylabel: what y is, with its unit.
+        title: above the plot.
+    """
+    figure, axes = _figure(width_in=7, height_in=3.2)
+    for number, (name, (x, y)) in enumerate(lines.items()):
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        marker = "o" if len(x) <= 30 else ""
+        axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.6, label=name)
+    axes.grid(alpha=0.25)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def taggram(
+    scores: NDArray[Any], tag_names: Sequence[str], *, window_s: float, top: int = 15
+) -> bytes:
+    """Tags over time: a row per tag, a column per window, the strongest tags on top.
+
+    Args:
+        scores: (num_windows, n_tags), 0 to 1.
+        tag_names: in vector order.
+        window_s: seconds from one window to the next.
+        top: how many tags to show.
+    """
+    values = np.asarray(scores, np.float32)
+    order = np.argsort(-values.mean(axis=0), kind="stable")[:top]
+    figure, axes = _figure(width_in=9, height_in=1.3 + 0.23 * len(order))
+    image = axes.imshow(
+        values[:, order].T,
+        aspect="auto",
+        cmap="magma",
+        vmin=0,
+        vmax=1,
+        extent=(0, len(values) * window_s, len(order), 0),
+        interpolation="nearest",
+    )
+    axes.set_yticks(np.arange(len(order)) + 0.5, [tag_names[i] for i in order], fontsize=8)
+    axes.set(xlabel="time (s)")
+    figure.colorbar(image, ax=axes, label="score")
+    return _png(figure)
+
+
+def _figure(*, width_in: float, height_in: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    # Not pyplot: it keeps every figure alive and picks a window system.
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mstag.show import plots
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def entry(tag: str, value: float | None) -> dict[str, object]:
+    interval = None if value is None else [value - 0.05, min(1.0, value + 0.03)]
+    return {"tag": tag, "positives": 7, "roc_auc": value, "roc_auc_ci": interval}
+
+
+def test_every_plot_is_a_png_and_the_same_for_the_same_numbers() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        mel = np.full((64, 100), -46.0)
+        mel[:20] = rng.standard_normal((20, 100))
+        made = [
+            plots.spectrogram(mel, frame_s=0.0464, title="a clip"),
+            plots.tag_bars([entry("guitar", 0.9), entry("flute", 0.6), entry("sax", None)]),
+            plots.curves({"a": ([1, 2, 3], [3, 2, 1])}, xlabel="epoch", ylabel="loss"),
+            plots.taggram(rng.random((9, 30)), [f"t{i}" for i in range(30)], window_s=3.0),
+        ]
+        assert all(png.startswith(PNG) and len(png) > 3000 for png in made)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: plots.tag_bars([]),
+        lambda: plots.tag_bars([entry("sax", None)]),
+        lambda: plots.spectrogram(np.full((8, 12), -46.0), frame_s=0.1),
+        lambda: plots.curves({"a": ([], [])}, xlabel="x", ylabel="y"),
+        lambda: plots.taggram(np.zeros((1, 1)), ["t"], window_s=1.0),
+    ],
+)
+def test_empty_and_constant_input_gives_a_plot(make: object) -> None:
+    assert make().startswith(PNG)  # type: ignore[operator]
