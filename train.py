@@ -20,6 +20,8 @@ import click
 
 from mstag.config import Config, load_config, to_tables
 from mstag.console import importing, main_guard
+from mstag.data.shards import Manifest, read_manifest
+from mstag.training import runs
 
 log = logging.getLogger("mstag")
 
@@ -39,27 +41,29 @@ def main(
 
     A run that was cut short goes on by the same command.
     """
+    # ---- Settings and data: checked before torch takes its seconds --------------------------
     config = load_config(path, overrides)
+    shards = shards or Path("shards") / config.dataset.name
+    run = run or Path("runs") / config.dataset.name
+    manifest = read_manifest(shards)
+    runs.check_shards(shards, manifest, config)
     with importing("torch"):
         import torch  # noqa: F401
-    from mstag import runtime
+    from mstag.runtime import stop_ranks
 
-    name = config.dataset.name
     try:
-        train(config, shards or Path("shards") / name, run or Path("runs") / name, fresh=fresh)
+        train(config, shards, manifest, run, fresh=fresh)
     finally:
-        runtime.stop_ranks()
+        stop_ranks()
 
 
-def train(config: Config, shards: Path, run: Path, *, fresh: bool) -> None:
+def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh: bool) -> None:
     """Trains as ``config`` says, from ``shards``, into the folder ``run``."""
-    # Imported here: they bring torch, which takes seconds that --help should not.
     from mstag import metrics, runtime
-    from mstag.data.shards import read_manifest
     from mstag.data.stream import ShardLoader
     from mstag.models import build_model
     from mstag.models.bundle import load_bundle, save_bundle
-    from mstag.training import checkpoint, runs, score
+    from mstag.training import checkpoint, score
     from mstag.training.display import Clock, Display
     from mstag.training.engine import Engine, check_batch_size, learning_rate_at
     from mstag.training.tracking import Tracker
@@ -72,9 +76,7 @@ def train(config: Config, shards: Path, run: Path, *, fresh: bool) -> None:
     batch_size = config.train.batch_size
     check_batch_size(batch_size, ranks.world_size)
 
-    # ---- Data -------------------------------------------------------------------------------
-    manifest = read_manifest(shards)
-    runs.check_shards(shards, manifest, config)
+    # ---- Data: every rank reads its part of each global batch -------------------------------
     loader = ShardLoader(
         shards,
         "train",
@@ -190,8 +192,8 @@ def train(config: Config, shards: Path, run: Path, *, fresh: bool) -> None:
             report, predictions = score.score_split(
                 engine.model, shards, "valid", device=device, ranks=ranks, num_resamples=0
             )
-            line = {f"valid/{key}": report[key] for key in ("loss", "roc_auc", "pr_auc")}
-            tracker.log(axes() | line)
+            valid = {key: report[key] for key in ("roc_auc", "pr_auc", "loss")}
+            tracker.log(axes() | {f"valid/{key}": value for key, value in valid.items()})
             progress.epoch += 1
             is_best = progress.note_score(report["roc_auc"])
             if is_best and ranks.is_first:
@@ -203,9 +205,9 @@ def train(config: Config, shards: Path, run: Path, *, fresh: bool) -> None:
                     tag_names=tag_names,
                     thresholds=metrics.best_thresholds(
                         predictions.labels, predictions.scores, predictions.mask
-                    ),
-                    dataset=runs.dataset_card(manifest),
-                    scores={**axes(), **line},
+                    ).tolist(),
+                    dataset=runs.dataset_card(manifest, config.dataset.kind),
+                    scores={"epoch": progress.epoch, "valid": valid},
                 )
             loader.set_epoch(progress.epoch)
             saved_at = save()
@@ -224,10 +226,21 @@ def train(config: Config, shards: Path, run: Path, *, fresh: bool) -> None:
             report, predictions = score.score_split(
                 best.model, shards, "test", device=device, ranks=ranks
             )
-            tracker.log(axes() | {f"test/{key}": report[key] for key in ("roc_auc", "pr_auc")})
+            test = {key: report[key] for key in ("roc_auc", "pr_auc")}
+            tracker.log(axes() | {f"test/{key}": value for key, value in test.items()})
             test_report = score.full_report(report, manifest, best.digest)
             if ranks.is_first:
                 score.write_eval(run, test_report, predictions)
+                save_bundle(
+                    run / runs.BEST,
+                    best.model,
+                    model_config=best.model_config,
+                    features=best.features,
+                    tag_names=best.tag_names,
+                    thresholds=best.thresholds,
+                    dataset=best.dataset,
+                    scores={**best.scores, "test": test},
+                )
         if ranks.is_first:
             runs.finish(run, dataclasses.asdict(progress))
             click.echo(runs.ending(run, test_report, tracker.dashboard))

@@ -57,7 +57,7 @@ def start_ranks(device: torch.device) -> Ranks:
 
     ranks = read_ranks()
     torch.set_num_threads(num_cpu_threads(ranks))
-    if ranks.world_size > 1:
+    if ranks.world_size > 1 and not torch.distributed.is_initialized():
         # gloo beside nccl: whole numbers and Python objects are agreed on without the GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         torch.distributed.init_process_group(backend)

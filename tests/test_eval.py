@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,24 +11,11 @@ import pytest
 import tiny_run
 from click.testing import CliRunner, Result
 from make_shards import make_shards
-from shared_data import REPOSITORY
 
 import train
 from mstag.training import checkpoint, runs
 
-
-def load_eval() -> ModuleType:
-    """eval.py under its own name; ``import eval`` would do, but reads like the builtin."""
-    spec = importlib.util.spec_from_file_location("eval_script", REPOSITORY / "eval.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["eval_script"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_eval()
+script = tiny_run.load_eval()
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +62,6 @@ def test_the_score_does_not_depend_on_the_batch(folder: Path, batch_size: int) -
         np.testing.assert_allclose(arrays["scores"], scores, rtol=0, atol=1e-6)
     assert without_loss(again) == without_loss(first)
     assert again["loss"] == pytest.approx(first["loss"], abs=1e-6)
-
-
-def test_the_score_does_not_depend_on_the_ranks(folder: Path, tmp_path: Path) -> None:
-    path = tmp_path / "report.json"
-    done = tiny_run.torchrun(
-        *(3, "eval.py", str(folder / "run" / "best"), "--shards", str(folder / "shards")),
-        *("--json", str(path), "--batch-size", "2"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ROC-AUC") == 1
-    first = report_of(invoke(folder, "run", "--json", "-"))
-    assert without_loss(json.loads(path.read_text())) == without_loss(first)
 
 
 def test_the_files_of_a_run_and_of_a_bundle(folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ LEVELS = [
     {"mstag.models"},
     {"mstag.data"},
     {"mstag.show", "mstag.metrics"},
-    {"mstag.config", "mstag.runtime", "mstag.console", "mstag.files", "mstag"},
+    {"mstag.config", "mstag.runtime", "mstag.console", "mstag.doctor", "mstag.files", "mstag"},
 ]
 SOURCES = [
     *(REPOSITORY / "mstag").rglob("*.py"),

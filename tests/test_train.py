@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from make_shards import make_shards
 
 import train
 from mstag.training import checkpoint
+from mstag.training.display import Display
 
 STEPS_PER_EPOCH = 25 // 4
 EPOCHS = 3
@@ -114,17 +116,29 @@ def test_kill_9_and_the_same_command_end_bit_by_bit_alike(folder: Path, whole: P
     tiny_run.assert_same_training(whole, folder / "killed")
 
 
-def test_sigterm_saves_a_checkpoint_and_ends_with_143(folder: Path, whole: Path) -> None:
-    argv = tiny_run.arguments(folder, "stopped", "train.checkpoint_every_s=0")
-    process = tiny_run.start("train.py", *argv)
-    wait_for_checkpoint(folder / "stopped", 2)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped after step" in err
-    assert "Traceback" not in err
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_the_step(
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    run = f"stopped-by-{number}"
+    argv = tiny_run.arguments(folder, run, "train.checkpoint_every_s=1e9")
+    step = Display.step
+
+    def signal_in_step_8(self: Display, text: str) -> None:
+        step(self, text)
+        if self._step == 8:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Display, "step", signal_in_step_8)
+    handler = signal.getsignal(number)
+    done = invoke(*argv)
+    assert done.exit_code == 128 + number
+    assert "stopped after step 8" in done.stderr
+    assert signal.getsignal(number) == handler
+    assert checkpoint.paths(folder / run / "checkpoints")[0].name == "step-00000008.pt"
+    monkeypatch.undo()
     assert invoke(*argv).exception is None
-    tiny_run.assert_same_training(whole, folder / "stopped")
+    tiny_run.assert_same_training(whole, folder / run)
 
 
 def test_more_epochs_go_on_and_fresh_moves_aside(folder: Path, whole: Path) -> None:
@@ -140,7 +154,7 @@ def test_more_epochs_go_on_and_fresh_moves_aside(folder: Path, whole: Path) -> N
 
 
 def test_two_ranks_take_the_same_steps_and_count_each_clip_once(folder: Path) -> None:
-    done = tiny_run.torchrun(2, "train.py", *tiny_run.arguments(folder, "ranks"))
+    done = tiny_run.torchrun(2, Path(__file__).parent / "on_ranks.py", str(folder))
     assert done.returncode == 0, done.stderr
     run = folder / "ranks"
     lines = tiny_run.metrics_of(run)
@@ -149,7 +163,30 @@ def test_two_ranks_take_the_same_steps_and_count_each_clip_once(folder: Path) ->
     assert max(steps) == STEPS_PER_EPOCH * EPOCHS
     report = json.loads((run / "eval-test.json").read_text())
     assert report["clips"] == sum(tiny_run.SIZES["test"])
-    assert done.stdout.count("dashboard:") == 1
+    for text, times in (
+        ("dashboard:", 1),
+        ("test: ROC-AUC", 2),
+        ("rank 0 ended with ValueError('no space')", 1),
+        ("rank 1 ended with SystemExit(1)", 1),
+    ):
+        assert done.stdout.count(text) == times, done.stdout
+    # The same weights score the same by eval.py on two ranks, one clip at a time, and here alone.
+    again = json.loads((folder / "again.json").read_text())
+    for other in (again, scored_alone(folder, "test")):
+        assert other.pop("loss") == pytest.approx(report["loss"], abs=1e-6)
+        assert other == {key: value for key, value in report.items() if key != "loss"}
+    # Both ranks validated what rank 0 then saved: one model, BatchNorm's statistics included.
+    best_epoch = json.loads((run / "finished.json").read_text())["best_epoch"]
+    logged = [line["valid/loss"] for line in lines if "valid/loss" in line][best_epoch - 1]
+    assert scored_alone(folder, "valid")["loss"] == pytest.approx(logged, abs=1e-6)
+
+
+def scored_alone(folder: Path, split: str) -> dict[str, Any]:
+    """What eval.py says of the run "ranks" in this one process."""
+    places = [str(folder / "ranks" / "best"), "--shards", str(folder / "shards")]
+    done = CliRunner().invoke(tiny_run.load_eval().main, [*places, "--split", split, "--json", "-"])
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,16 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", **extra}
 
 
+def load_eval() -> ModuleType:
+    """eval.py as a module; ``import eval`` would do, but reads like the builtin."""
+    spec = importlib.util.spec_from_file_location("eval_script", REPOSITORY / "eval.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def start(script: str, *argv: str) -> subprocess.Popen[str]:
     """Starts a script of the repository."""
     return subprocess.Popen(
@@ -82,22 +94,29 @@ def run_script(script: str, *argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def torchrun(num_ranks: int, script: str, *argv: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script of the repository on several ranks of this machine."""
+def torchrun(num_ranks: int, script: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script on several ranks of this machine."""
     # OMP_NUM_THREADS is left to torchrun, as for a user; it chooses one thread.
     env = {k: v for k, v in environment().items() if k != "OMP_NUM_THREADS"}
-    return subprocess.run(
+    env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    process = subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(num_ranks), str(REPOSITORY / script), *argv),
+            *("--nproc-per-node", str(num_ranks), str(script), *argv),
         ],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
         env=env,
-        timeout=120,
-        check=False,
     )
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun ends its ranks; killed, it would leave them behind
+        out, err = process.communicate()
+        raise AssertionError(f"the ranks hang:\n{out}\n{err}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

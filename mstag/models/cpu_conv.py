@@ -57,40 +57,34 @@ class _Conv(torch.autograd.Function):
         return functional.conv2d(x_BCMT, weight, bias, padding=_padding(weight))
 
     @staticmethod
-    def backward(ctx: Any, grad_BCMT: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BCMT: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x_BCMT, weight = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = _conv_backward(grad_BCMT, x_BCMT, weight, (True, False, False))[0]
-        plain = (t.contiguous() for t in (grad_BCMT, x_BCMT, weight))
-        _, grad_weight, grad_bias = _conv_backward(*plain, (False, True, True))
+        _, grad_weight, grad_bias = _conv_backward(
+            grad_BCMT.contiguous(), x_BCMT.contiguous(), weight.contiguous(), (False, True, True)
+        )
         return grad_x, grad_weight, grad_bias
 
 
 class _FirstConvPool(torch.autograd.Function):
-    """Convolves and pools clip by clip; the backward pass visits only the cells that won.
+    """The backward pass visits only the cells that won their pooling window.
 
     Max-pooling by 2 x 4 lets one gradient in eight through. The weights' gradient is then, per
     channel, a weighted sum of the input patches around the winners: what embedding_bag
-    computes, in half the time of the dense gradient. And the unpooled activations, 320 MB for
-    20 clips, never exist at once.
+    computes, in half the time of the dense gradient, and nothing need be unpooled.
     """
 
     @staticmethod
     def forward(ctx: Any, x_B1MT: Tensor, weight: Tensor, bias: Tensor, pool: Pair) -> Tensor:
-        num_out, (num_bands, num_frames) = len(weight), x_B1MT.shape[2:]
-        shape = (len(x_B1MT), num_out, num_bands // pool[0], num_frames // pool[1])
-        y_BCP = torch.empty(shape, memory_format=torch.channels_last)
-        winners_BCP = torch.empty(shape, dtype=torch.int64, memory_format=torch.channels_last)
-        for clip in range(len(x_B1MT)):
-            one = slice(clip, clip + 1)
-            full = functional.conv2d(x_B1MT[one], weight, bias, padding=_padding(weight))
-            y_BCP[one], winners_BCP[one] = functional.max_pool2d(full, pool, return_indices=True)
+        full_BCMT = functional.conv2d(x_B1MT, weight, bias, padding=_padding(weight))
+        y_BCP, winners_BCP = functional.max_pool2d(full_BCMT, pool, return_indices=True)
         ctx.save_for_backward(x_B1MT, weight, winners_BCP)
         return y_BCP
 
     @staticmethod
-    def backward(ctx: Any, grad_BCP: Tensor) -> tuple[None, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BCP: Tensor) -> tuple[None, Tensor, Tensor, None]:
         x_B1MT, weight, winners_BCP = ctx.saved_tensors
         grad_CK = torch.zeros(len(weight), weight[0].numel())
         for x_1MT, winners_CP, grad_CP in zip(x_B1MT, winners_BCP, grad_BCP, strict=True):

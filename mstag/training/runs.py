@@ -119,10 +119,11 @@ def has_clips(manifest: Manifest, split: str) -> bool:
     return split in manifest.splits and manifest.splits[split].clips > 0
 
 
-def dataset_card(manifest: Manifest) -> dict[str, Any]:
-    """What a bundle says of the data that it was trained on."""
+def dataset_card(manifest: Manifest, kind: str) -> dict[str, Any]:
+    """What a bundle says of the data that it was trained on; ``kind`` is ``dataset.kind``."""
     return {
         "name": manifest.dataset,
+        "kind": kind,
         "digest": manifest.digest,
         "split_rule": manifest.split_rule,
         "leaks": manifest.leaks,
@@ -143,6 +144,7 @@ def ending(run: Path, report: dict[str, Any] | None, dashboard: str) -> str:
     lines += [
         f"run:       {run}",
         f"dashboard: {dashboard}",
+        f"report:    mstag report {run}",
         f"tag music: mstag tag YOUR_MUSIC --model {run / BEST}",
     ]
     return "\n".join(lines)

@@ -6,7 +6,6 @@ train.py calls it after each epoch and at its end, eval.py for everything else.
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 from collections import Counter
@@ -75,12 +74,8 @@ def score_split(
     if ranks.world_size > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    # A rank's last batch may be empty, and with few clips a rank may have none at all.
-    batches = (batch for batch in loader if batch["id"])
-    first = next(batches, None)
-    own = None if first is None else predict(model, itertools.chain([first], batches), device)
-    parts = [part for part in runtime.gather_over_ranks(own, ranks) if part is not None]
-    samples = _concatenated(parts)
+    own = predict(model, loader, device)
+    samples = _concatenated(runtime.gather_over_ranks(own, ranks))
     check_each_once(samples.ids, sample_ids(folder, manifest, split), f"{folder}, split {split}")
     predictions = average_per_clip(_sorted_by_id(samples))
     report = metrics.evaluate(

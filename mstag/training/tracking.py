@@ -26,6 +26,8 @@ INIT_TIMEOUT_S = 30.0
 """How long the start waits for W&B's servers before it goes on offline."""
 FINISH_TIMEOUT_S = 60.0
 """How long the end waits for the last uploads."""
+URL = Path("wandb") / "url"
+"""Where a run folder keeps the address of its W&B page."""
 
 
 class Tracker:
@@ -144,6 +146,16 @@ def has_api_key(base_url: str) -> bool:
     return bool(hosts & set(machines))
 
 
+def read_url(run: Path) -> str | None:
+    """The address of a run's W&B page; None where it was never online."""
+    try:
+        url = (run / URL).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    # A browser would open other things too, and a run folder may be somebody else's.
+    return url if url.startswith(("https://", "http://")) else None
+
+
 def _start_wandb(run: Path, config: WandbConfig, settings: dict[str, Any]) -> Any:
     """A W&B run, or None where tracking is metrics.jsonl alone; never asks, never raises."""
     mode = wanted_mode(config)
@@ -161,7 +173,9 @@ def _start_wandb(run: Path, config: WandbConfig, settings: dict[str, Any]) -> An
             mode = "offline"
         if mode != "offline":
             try:
-                return _init(run, config, settings, "online")
+                started = _init(run, config, settings, "online")
+                files.write_text(run / URL, f"{started.url}\n")
+                return started
             except Exception as error:
                 log.warning(f"W&B: cannot go online ({_short(error)}): offline")
                 wandb.teardown()  # it still holds the id of the run that failed

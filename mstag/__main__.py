@@ -1,0 +1,5 @@
+"""`python -m mstag` is `mstag`."""
+
+from mstag.cli import entry
+
+entry()

@@ -1,0 +1,175 @@
+"""A trained model -> tags for anyone's music.
+
+Shapes: n samples of a waveform, w windows of a piece, t tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mstag.data.audio import Waveform, load_audio, resample
+from mstag.data.features import LogMel, windows
+from mstag.models.bundle import Bundle, load_bundle
+from mstag.models.predict import predict
+from mstag.runtime import pick_device
+
+WINDOWS_PER_BATCH = 8
+"""Windows scored at a time (0.3 GB of activations with the default features)."""
+FRAMES_PER_PIECE = 8192
+"""Frames whose spectrum is held at a time (130 MB with the default features)."""
+
+
+class Tagger:
+    """A trained model that tags pieces of any length.
+
+    A piece is cut into windows as long as the training's; its score for a tag is the mean over
+    them. The last window counts if at least half of it is audio, or if it is the only one.
+
+    Attributes:
+        bundle: the trained model and what belongs to it.
+        device: where it runs.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device) -> None:
+        self.bundle = bundle
+        self.device = device
+        self._log_mel = LogMel(bundle.features)
+
+    @classmethod
+    def load(cls, bundle: str | Path, device: str = "auto") -> Tagger:
+        """Loads a bundle, or the best bundle of a run folder.
+
+        Args:
+            bundle: a folder such as runs/demo/best, or runs/demo.
+            device: auto, cpu or cuda.
+
+        Raises:
+            ValueError: no bundle, a damaged one, or no such device.
+        """
+        picked = pick_device(device)
+        return cls(load_bundle(Path(bundle), picked), picked)
+
+    @property
+    def tag_names(self) -> list[str]:
+        """Tags, in the order of the scores."""
+        return self.bundle.tag_names
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Per tag: the score from which the tag is held to fit."""
+        return dict(zip(self.tag_names, self.bundle.thresholds, strict=True))
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """The rate at which it hears; other rates are resampled."""
+        return self.bundle.features.sample_rate_hz
+
+    @property
+    def window_s(self) -> float:
+        """Seconds from one window to the next."""
+        return self.bundle.features.num_frames * self.bundle.features.frame_s
+
+    def tag(self, source: str | Path | bytes) -> list[tuple[str, float]]:
+        """Tags an audio file, or the bytes of one.
+
+        Returns:
+            Every tag with its score (0 to 1), highest first.
+
+        Raises:
+            ValueError: not audio; the message does not repeat the path.
+        """
+        source = Path(source) if isinstance(source, str) else source
+        waveform = load_audio(source, self.sample_rate_hz)
+        return self.ranked(self.scores(waveform, self.sample_rate_hz))
+
+    def ranked(self, scores: NDArray[np.float32]) -> list[tuple[str, float]]:
+        """Tags with their scores (t,), highest first; equal scores in vector order."""
+        order = np.argsort(-scores, kind="stable")
+        return [(self.tag_names[i], float(scores[i])) for i in order]
+
+    def scores(self, waveform: NDArray[Any], sample_rate_hz: int) -> NDArray[np.float32]:
+        """Scores (t,), 0 to 1, of a waveform; see :meth:`scores_over_time`."""
+        mean: NDArray[np.float32] = self.scores_over_time(waveform, sample_rate_hz).mean(axis=0)
+        return mean
+
+    def scores_over_time(self, waveform: NDArray[Any], sample_rate_hz: int) -> NDArray[np.float32]:
+        """Scores of each window of a waveform.
+
+        Args:
+            waveform: (n,), mono, floating point, nominally -1 to 1.
+            sample_rate_hz: its rate.
+
+        Returns:
+            (w, t), 0 to 1; a row per :attr:`window_s` seconds.
+
+        Raises:
+            ValueError: the waveform is not of this kind, or holds what is not a finite number.
+        """
+        audio = resample(_checked(waveform), sample_rate_hz, self.sample_rate_hz)
+        mel = log_mel_in_pieces(audio, self._log_mel)
+        scores = predict(self.bundle.model, self._batches(mel), self.device).scores
+        if not np.isfinite(scores).all():
+            raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
+        return scores
+
+    def _batches(self, mel: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
+        cut = windows(mel, self.bundle.features.num_frames)
+        for start in range(0, len(cut), WINDOWS_PER_BATCH):
+            # float16 as in shards: the same clip then gets the same scores from eval.py.
+            batch = np.stack([w.mel for w in cut[start : start + WINDOWS_PER_BATCH]])
+            yield {
+                "mel": torch.from_numpy(batch.astype(np.float16)[:, None]),
+                "tags": torch.zeros(len(batch), len(self.tag_names), dtype=torch.uint8),
+                "id": [""] * len(batch),
+            }
+
+
+def log_mel_in_pieces(
+    waveform: Waveform, log_mel: LogMel, frames_per_piece: int = FRAMES_PER_PIECE
+) -> NDArray[np.float32]:
+    """The log-mel spectrogram of a waveform of any length, in bounded memory.
+
+    Two hours in one go would take 2 GB for their spectrum, of which the mel bands are 80 MB.
+    Each piece is computed with real audio around it, so no seam is heard by any frame.
+
+    Returns:
+        (n_mels, num_frames): what ``log_mel`` gives for the whole.
+    """
+    hop = log_mel.features.hop_length
+    num_frames = 1 + len(waveform) // hop
+    if num_frames <= frames_per_piece:
+        return _log_mel(waveform, log_mel)
+    # More than half a window, which is as far as a frame sees.
+    margin = log_mel.features.n_fft // 2 // hop + 1
+    pieces = []
+    for first in range(0, num_frames, frames_per_piece):
+        last = min(first + frames_per_piece, num_frames)
+        before = min(margin, first)
+        heard = waveform[(first - before) * hop : (last + margin) * hop]
+        pieces.append(_log_mel(heard, log_mel)[:, before : before + last - first])
+    return np.concatenate(pieces, axis=1)
+
+
+def _log_mel(waveform: Waveform, log_mel: LogMel) -> NDArray[np.float32]:
+    mel: NDArray[np.float32] = log_mel(torch.from_numpy(waveform)).numpy()
+    return mel
+
+
+def _checked(waveform: NDArray[Any]) -> Waveform:
+    if waveform.ndim != 1 or not waveform.size:
+        raise ValueError(f"a waveform of shape {waveform.shape}: must be mono, (num_samples,)")
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise ValueError(
+            f"a waveform of {waveform.dtype}: must be floating point, -1 to 1; divide whole "
+            "numbers by their largest value"
+        )
+    audio = np.ascontiguousarray(waveform, dtype=np.float32)
+    if not np.isfinite(audio).all():
+        raise ValueError("a waveform with samples that are not finite numbers")
+    return audio

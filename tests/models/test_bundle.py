@@ -1,0 +1,194 @@
+"""Bundles: whole at every moment, refused when they are not what mstag wrote."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mstag.config import FeatureConfig, ModelConfig
+from mstag.models import build_model
+from mstag.models.bundle import find_bundle, load_bundle, save_bundle
+
+FEATURES = FeatureConfig(n_mels=16, num_frames=64)
+MODEL = ModelConfig(hidden_units=4)
+
+
+def save(folder: Path, seed: int = 0, **changes: Any) -> str:
+    torch.manual_seed(seed)
+    model = build_model(MODEL, 16, 64, 3).to(memory_format=torch.channels_last)
+    content = {
+        "model_config": MODEL,
+        "features": FEATURES,
+        "tag_names": ["guitar", "slow", "techno"],
+        "thresholds": [0.5, 0.25, 0.125],
+        "dataset": {"name": "demo", "digest": "d", "split_rule": "artist", "leaks": {"test": 0.0}},
+        "scores": {"split": "valid", "roc_auc": 0.91, "roc_auc_ci": [0.9, 0.92], "pr_auc": None},
+    }
+    return save_bundle(folder, model, **{**content, **changes})
+
+
+def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    digest = save(tmp_path / "runs" / "best")
+    state = torch.random.get_rng_state()
+    bundle = load_bundle(tmp_path / "runs" / "best")
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not bundle.model.training
+    assert (bundle.model_config, bundle.features) == (MODEL, FEATURES)
+    assert bundle.tag_names == ["guitar", "slow", "techno"]
+    assert bundle.thresholds == [0.5, 0.25, 0.125]
+    assert bundle.dataset["split_rule"] == "artist"
+    assert bundle.scores["roc_auc_ci"] == [0.9, 0.92]
+    assert bundle.digest == digest
+    torch.manual_seed(0)
+    weights = build_model(MODEL, 16, 64, 3).state_dict()
+    loaded = bundle.model.state_dict()
+    assert all(torch.equal(weights[key], loaded[key]) for key in weights)
+
+
+def test_a_new_best_replaces_the_old_one(tmp_path: Path) -> None:
+    first, second = save(tmp_path, seed=1), save(tmp_path, seed=2)
+    assert load_bundle(tmp_path).digest == second != first
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "tagger.json",
+        f"weights-{second[:16]}.safetensors",
+    ]
+    assert save(tmp_path, seed=2) == second
+
+
+def test_model_card_says_what_it_is_worth(tmp_path: Path) -> None:
+    save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    for words in ("roc_auc | 0.9100", "split_rule | artist", "leaks.test", "guitar, slow, techno"):
+        assert words in card
+    assert "weak on real recordings" in card
+    save(tmp_path, dataset={"name": "mtt"})
+    assert "weak on real recordings" not in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_folder_stands_for_its_best(tmp_path: Path) -> None:
+    save(tmp_path / "best")
+    assert find_bundle(tmp_path) == tmp_path / "best"
+    assert find_bundle(tmp_path / "best") == tmp_path / "best"
+    assert load_bundle(tmp_path).tag_names[0] == "guitar"
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "tagger.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def weights(folder: Path) -> Path:
+    return next(folder.glob("*.safetensors"))
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+FAULTS = {
+    "no tagger.json": lambda b: (b / "tagger.json").unlink(),
+    "is missing; copy": lambda b: weights(b).unlink(),
+    "is not the file that was saved": lambda b: flip_a_bit(weights(b)),
+    "is not the file that was": lambda b: weights(b).write_bytes(weights(b).read_bytes()[:-1]),
+    "newer than this mstag": lambda b: edit(b, format_version=2),
+    "not what mstag writes": lambda b: (b / "tagger.json").write_text("{}"),
+    "not what mstag": lambda b: (b / "tagger.json").write_bytes(b"\xff\x00"),
+    "format_version or weights": lambda b: edit(
+        b, weights={"file": "../weights-0123456789abcdef.safetensors", "sha256": ""}
+    ),
+    "changed by hand": lambda b: edit(b, tags=["slow", "guitar", "techno"]),
+    "lacks or garbles": lambda b: edit(b, thresholds=None),
+    "size mismatch|damaged": lambda b: edit(b, model={"name": "mscnn", "hidden_units": 5}),
+    "no such architecture": lambda b: edit(b, model={"name": "mscn"}),
+}
+
+
+@pytest.mark.parametrize("words", FAULTS)
+def test_faults_are_named_in_one_line(words: str, tmp_path: Path) -> None:
+    save(tmp_path)
+    FAULTS[words](tmp_path)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_bundle(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder"):
+        load_bundle(tmp_path / "nothing")
+
+
+def test_a_reader_overtaken_by_a_new_best_reads_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, seed=1)
+    read_bytes = Path.read_bytes
+
+    def overtaken(path: Path) -> bytes:
+        monkeypatch.undo()
+        save(tmp_path, seed=2)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", overtaken)
+    digest = load_bundle(tmp_path).digest
+    assert weights(tmp_path).name == f"weights-{digest[:16]}.safetensors"
+
+
+KILLED_AT_EVERY_STEP = """
+import os, sys
+from pathlib import Path
+import torch
+from mstag.models.bundle import load_bundle
+from models.test_bundle import save
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+old = save(folder, seed=1)
+digests, step, status = [], 0, 9
+while status == 9:
+    step += 1
+    child = os.fork()
+    if child == 0:
+        events = 0
+        def kill_at_step(event, args):
+            # Audit events tell of each file that is opened, renamed, removed, before it happens.
+            global events
+            if event.startswith(("open", "os.")) and str(folder) in str(args):
+                events += 1
+                if events == step:
+                    os._exit(9)
+        sys.addaudithook(kill_at_step)
+        save(folder, seed=2)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    digests.append(load_bundle(folder).digest)
+    assert len(list(folder.glob("weights*"))) <= 2
+    if digests[-1] != old:
+        assert save(folder, seed=1) == old
+new = digests[-1]
+assert status == 0 and new != old
+print(digests.count(old), digests.count(new))
+"""
+
+
+def test_a_whole_bundle_at_every_moment(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_EVERY_STEP, str(tmp_path / "best")],
+        cwd=tests,
+        env={"PYTHONPATH": f"{tests.parent}:{tests}", "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # Killed before tagger.json is replaced: the old one; after it: the new one.
+    num_old, num_new = map(int, done.stdout.split())
+    assert num_old > 5 and num_new > 2

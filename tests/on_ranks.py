@@ -1,0 +1,46 @@
+"""What test_train.py starts under torchrun: train.py, then eval.py, in the same processes.
+
+    torchrun ... on_ranks.py FOLDER
+
+FOLDER is of tiny_run.make_config. One start for both, because importing torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tiny_run
+
+import train
+from mstag import runtime
+
+
+def main(folder: Path) -> None:
+    """Trains FOLDER/ranks, scores it again with another batch size, fails on rank 0 alone."""
+    stop_ranks = runtime.stop_ranks
+    # A process can join the group once: the rendezvous remembers its first address.
+    runtime.stop_ranks = lambda: None
+    train.main(tiny_run.arguments(folder, "ranks"), standalone_mode=False)
+    tiny_run.load_eval().main(
+        [
+            *(str(folder / "ranks" / "best"), "--shards", str(folder / "shards")),
+            *("--json", str(folder / "again.json"), "--batch-size", "1"),
+        ],
+        standalone_mode=False,
+    )
+    ranks = runtime.read_ranks()
+    try:
+        runtime.on_first_rank(fail, ranks)
+    except (ValueError, SystemExit) as end:
+        print(f"rank {ranks.rank} ended with {end!r}", flush=True)
+    stop_ranks()
+
+
+def fail() -> None:
+    """What only rank 0 is asked to do."""
+    raise ValueError("no space")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
