@@ -151,7 +151,7 @@ class Ring:
     """Buffers in rotation; allocates only when all of them are still in use."""
 
     def __init__(self, reader: Reader, num_rows: int, pinned: bool, size: int) -> None:
-        self._make = lambda: Buffer(reader, num_rows, pinned)
+        self._reader, self._num_rows, self._pinned = reader, num_rows, pinned
         self._size = size
         self._buffers: deque[Buffer] = deque()
 
@@ -162,7 +162,7 @@ class Ring:
             if buffer.is_free():
                 return buffer
             self._buffers.append(buffer)
-        return self._make()
+        return Buffer(self._reader, self._num_rows, self._pinned)
 
     def give_back(self, buffer: Buffer) -> None:
         """Takes it into the rotation; buffers that a consumer keeps beyond that are let go."""
