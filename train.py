@@ -168,7 +168,7 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
                 engine.step(batch, progress.step, rate)
                 progress.step += 1
                 progress.clips_seen += batch_size
-                display.step(f"epoch {progress.epoch + 1}/{config.train.epochs}  loss {loss:.4f}")
+                display.step(progress.epoch + 1, loss)
 
                 ends_epoch = progress.step % len(loader) == 0
                 if ends_epoch or progress.step % config.train.log_every_steps == 0:

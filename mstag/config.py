@@ -268,12 +268,22 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"config {path}: not valid TOML: {error}") from None
+    changed = {name: dict(t) if isinstance(t, dict) else t for name, t in tables.items()}
     for override in overrides:
-        apply_override(tables, override)
+        apply_override(changed, override)
     try:
-        return from_tables(tables)
+        return from_tables(changed)
     except ValueError as error:
-        raise ValueError(f"config {path}: {error}") from None
+        raise ValueError(f"{_culprit(path, tables)}: {error}") from None
+
+
+def _culprit(path: Path, tables: dict[str, Any]) -> str:
+    """Where a bad setting stands: in the file, or in what --set put on top of a good one."""
+    try:
+        from_tables(tables)
+    except ValueError:
+        return f"config {path}"
+    return "--set"
 
 
 def apply_override(tables: dict[str, Any], override: str) -> None:

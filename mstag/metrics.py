@@ -262,8 +262,6 @@ def _bootstrap(
     rankings: list[Ranking], num_clips: int, num_resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
     """ROC-AUC and PR-AUC of every tag in every resample, (t, num_resamples) each."""
-    if num_clips == 0:
-        num_resamples = 0
     roc_auc = np.empty((len(rankings), num_resamples))
     pr_auc = np.empty((len(rankings), num_resamples))
     weights = resampling_weights(num_clips, num_resamples, seed)

@@ -205,7 +205,8 @@ def _run(todo: list[ShardTask], num_workers: int, progress: bool) -> Iterator[Re
     from tqdm import tqdm
 
     total = sum(len(task.clips) for task in todo)
-    with tqdm(total=total, desc="packing", unit="clip", disable=not (progress and todo)) as bar:
+    hidden = None if progress else True  # None: shown on a terminal
+    with tqdm(total=total, desc="packing", unit="clip", delay=2, disable=hidden) as bar:
         for receipt, num_clips in _receipts(todo, min(num_workers, len(todo))):
             bar.update(num_clips)
             yield receipt

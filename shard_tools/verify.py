@@ -29,7 +29,8 @@ def verify(folder: Path, *, progress: bool = False) -> list[str]:
     faults: list[str] = []
     split_of: dict[str, str] = {}
     total = sum(len(split.shards) for split in manifest.splits.values())
-    with tqdm(total=total, desc="verifying", unit="shard", disable=not progress) as bar:
+    hidden = None if progress else True  # None: shown on a terminal
+    with tqdm(total=total, desc="verifying", unit="shard", delay=2, disable=hidden) as bar:
         for name, split in manifest.splits.items():
             rows = []
             positives = np.zeros(len(manifest.tags), np.int64)

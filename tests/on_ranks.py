@@ -7,13 +7,16 @@ FOLDER is of tiny_run.make_config. One start for both, because importing torch t
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
 import tiny_run
+import torch
 
 import train
 from mstag import runtime
+from mstag.training.engine import masked_loss
 
 
 def main(folder: Path) -> None:
@@ -30,11 +33,22 @@ def main(folder: Path) -> None:
         standalone_mode=False,
     )
     ranks = runtime.read_ranks()
+    check_partial_labels(ranks)
     try:
         runtime.on_first_rank(fail, ranks)
     except (ValueError, SystemExit) as end:
         print(f"rank {ranks.rank} ended with {end!r}", flush=True)
     stop_ranks()
+
+
+def check_partial_labels(ranks: runtime.Ranks) -> None:
+    """The ranks' losses, averaged as DDP averages gradients, are the loss of the whole batch."""
+    logits, y = torch.linspace(-3, 3, 12).reshape(4, 3), torch.arange(12).reshape(4, 3) % 2.0
+    known = torch.tensor([[1.0, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]])
+    own = slice(2 * ranks.rank, 2 * ranks.rank + 2)
+    loss = masked_loss(logits[own], y[own], known[own], ranks)
+    mean = sum(float(part) for part in runtime.gather_over_ranks(loss, ranks)) / 2
+    assert math.isclose(mean, float(masked_loss(logits, y, known, runtime.Ranks())), rel_tol=1e-6)
 
 
 def fail() -> None:

@@ -115,6 +115,14 @@ def test_a_resolved_config_reads_back_as_itself(name: str, rate: float, seed: in
     assert config.from_tables(config.to_tables(settings)) == settings
 
 
+def test_a_bad_override_is_blamed_on_set_and_not_on_the_file(tmp_path: Path) -> None:
+    good, bad = write(tmp_path, "[train]\nepochs = 9"), ("train.epoch=3",)
+    with pytest.raises(ValueError, match=r"^--set: unknown setting train\.epoch.*'epochs'"):
+        config.load_config(good, bad)
+    with pytest.raises(ValueError, match=r"^config .*a\.toml: unknown setting train\.seeed"):
+        config.load_config(write(tmp_path, "[train]\nseeed = 9"), ("train.epochs=3",))
+
+
 def test_the_difference_of_two_configs_is_named_setting_by_setting() -> None:
     old = config.to_tables(config.Config())
     new = config.to_tables(config.Config(train=config.TrainConfig(epochs=7)))

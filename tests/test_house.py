@@ -11,7 +11,8 @@ import pytest
 from shared_data import REPOSITORY
 
 LEVELS = [
-    {"train", "eval", "mstag.cli", "mstag.__main__", "shard_tools"},
+    {"mstag.__main__"},
+    {"train", "eval", "mstag.cli", "shard_tools"},
     {"mstag.tagging", "mstag.training"},
     {"mstag.models"},
     {"mstag.data"},
@@ -70,7 +71,7 @@ def violations(path: Path) -> list[str]:
         if other == own or (own == "mstag" and other == "mstag.tagging"):
             continue  # load_tagger, the library's front door, opens the wing when called
         up = height(other) < height(own)
-        across = height(other) == height(own) and height(own) < 4
+        across = height(other) == height(own) and height(own) < 5
         if up or across:
             bad.append(f"{importer} imports {name}")
     return bad

@@ -25,7 +25,7 @@ def tagged_clips(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @given(tagged_clips())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=80)
 def test_equals_scikit_learn_on_known_cells(clips) -> None:
     labels, scores, mask = clips
     roc_auc = metrics.roc_auc_per_tag(labels, scores, mask)
@@ -41,7 +41,7 @@ def test_equals_scikit_learn_on_known_cells(clips) -> None:
 
 
 @given(tagged_clips(), st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_weights_equal_repeated_clips(clips, seed: int) -> None:
     labels, scores, mask = clips
     weights = metrics.resampling_weights(len(labels), 3, seed)
@@ -124,7 +124,14 @@ def test_rare_tag_is_left_out_of_resamples_that_miss_it() -> None:
     labels[:, 1] = 0
     labels[3, 1] = 1
     report = metrics.evaluate(labels, scores, names, num_resamples=200)
-    assert None not in (report["roc_auc_ci"], report["per_tag"][1]["roc_auc_ci"])
+    roc_auc = []
+    for drawn in metrics.resampling_weights(30, 200, seed=0).T:
+        rows = np.repeat(np.arange(30), drawn)
+        roc_auc.append(metrics.roc_auc_per_tag(labels[rows], scores[rows]))
+    # Drawing 30 of 30 clips misses one of them in 36% of the resamples.
+    assert 0.2 < np.isnan(roc_auc).any(axis=1).mean() < 0.5
+    per_resample = [metrics.macro(values) for values in roc_auc]
+    assert report["roc_auc_ci"] == pytest.approx(list(np.percentile(per_resample, [2.5, 97.5])))
 
 
 @pytest.mark.parametrize("num_clips", [0, 20])
@@ -164,7 +171,7 @@ def test_meaningless_input_is_refused(change, words: str) -> None:
 
 
 @given(tagged_clips())
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=30)
 def test_no_threshold_has_a_higher_f1_than_the_best(clips) -> None:
     labels, scores, _ = clips
     for i, threshold in enumerate(metrics.best_thresholds(labels, scores)):

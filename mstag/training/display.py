@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -79,9 +80,10 @@ class Display:
                 smoothing=0.05,
             )
 
-    def step(self, text: str) -> None:
-        """One more step is done; ``text`` says how it stands."""
+    def step(self, epoch: int, loss: float) -> None:
+        """One more step of ``epoch`` (from 1) is done; ``loss`` is NaN before it was read."""
         self._step += 1
+        text = f"epoch {epoch}" + ("" if math.isnan(loss) else f"  loss {loss:.4f}")
         if self._bar is not None:
             self._bar.set_description_str(text, refresh=False)
             self._bar.update()

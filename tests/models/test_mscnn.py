@@ -103,14 +103,15 @@ def test_unknown_architecture_names_the_nearest() -> None:
 def test_pooling_first_equals_relu_first(with_gradients: bool) -> None:
     torch.manual_seed(0)
     block = ConvBlock(3, 5, (3, 5), (2, 4)).double()
-    # Whole numbers: many ties within a pooling window, and zeros where ReLU has its corner.
+    # Whole numbers: many ties within a pooling window, and zeros where ReLU has its corner;
+    # windows that are wholly below zero, partly, and not at all.
     block.conv.weight.data = torch.randint(-1, 2, block.conv.weight.shape).double()
-    block.conv.bias.data = torch.randint(-1, 2, (5,)).double()
+    block.conv.bias.data = torch.tensor([-12.0, -8, -6, -3, 0]).double()
     x = torch.randint(-1, 2, (2, 3, 8, 17)).double().requires_grad_(with_gradients)
     ours = block(x)
     full = functional.conv2d(x, block.conv.weight, block.conv.bias, padding=(1, 2))
     recipe = functional.max_pool2d(functional.relu(full), (2, 4))
-    assert torch.equal(ours, recipe)
+    assert torch.equal(ours, recipe) and 0.2 < (ours == 0).double().mean() < 0.8
     if with_gradients:
         leaves = [x, block.conv.weight, block.conv.bias]
         weights = torch.randint(1, 4, ours.shape).double()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,7 +235,7 @@ def programs_of(*instruments: str) -> set[int]:
     return {program for name in instruments for program in INSTRUMENTS[name].programs}
 
 
-@pytest.mark.parametrize("track", [0, 2, 3, 4, 5, 6, 7, 8, 12, 15, 17, 19])
+@pytest.mark.parametrize("track", [0, 2, 3, 4, 5, 6, 7, 8, 12, 15, 17, 20])
 def test_tags_are_true_of_the_midi_that_is_rendered(track: int) -> None:
     """pretty_midi reads the file back, so that nothing of the generator judges itself."""
     import pretty_midi
@@ -286,6 +287,17 @@ def test_tags_are_true_of_the_midi_that_is_rendered(track: int) -> None:
             assert apart / piece.CLIP_S >= 3.9
         if "slow" in tags:
             assert apart / piece.CLIP_S <= 2.4
+
+
+def test_an_instrument_must_sound_for_two_seconds_of_the_window() -> None:
+    duet = piece.compose(0, 20)
+    lead, under = duet.parts
+    (tag,) = set(INSTRUMENTS[under.instrument].tags) - set(INSTRUMENTS[lead.instrument].tags)
+    for length_s, sounds in ((1.9, False), (2.1, True)):
+        short = replace(under, notes=np.array([[30.0, length_s, 60.0]]))
+        changed = replace(duet, parts=(lead, short))
+        windows = [tag in piece.tags_of(changed, window, -20.0) for window in range(3)]
+        assert windows == [False, sounds, False]
 
 
 def test_loudness_tags_follow_the_measured_level() -> None:

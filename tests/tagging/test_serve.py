@@ -84,7 +84,7 @@ def test_the_page_has_a_form_and_nothing_else_is_there(server: TagServer) -> Non
         (form("", b""), FORM, 400, "no file was chosen"),
         (b"", FORM, 400, "no file was chosen"),
         (b"x", "text/plain", 400, "no file was chosen"),
-        (bytes(3 * MAX_BYTES), FORM, 413, "files above"),
+        (bytes(100 * MAX_BYTES), FORM, 413, "files above"),
     ],
 )
 def test_what_cannot_be_tagged_is_said(

@@ -130,7 +130,7 @@ def test_the_norm_is_logged_before_clipping_and_clipping_clips() -> None:
     assert torch.stack(squares).sum().sqrt().item() == pytest.approx(0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_few_steps_learn(precision: str, partial: bool) -> None:
     ours = engine(TrainConfig(), precision)

@@ -138,7 +138,7 @@ def test_without_a_terminal_lines_are_few(
         assert shown.eta() == "ETA unknown"
         for _ in range(40):
             now += 2.0
-            shown.step("epoch 1/2")
+            shown.step(2, 0.5)
         assert shown.eta() == "ETA 80 s"
     assert len(caplog.records) == 2
-    assert "step 36/100" in caplog.text
+    assert "epoch 2  loss 0.5000  step 36/100  ETA" in caplog.text

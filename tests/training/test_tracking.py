@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,7 @@ def test_wandb_offline_has_the_same_numbers_also_after_a_resume(tmp_path: Path) 
     with Tracker(run, offline, {"train": {"seed": 0}}) as tracker:
         for line in lines[:5]:
             tracker.log(line)
+        assert os.environ["WANDB_DATA_DIR"] == str(run / "wandb"), "staged files go there"
     run_id = (run / "wandb" / "run-id").read_text()
     with Tracker(run, offline, {}, num_lines=3) as tracker:
         for line in lines[3:]:
