@@ -10,6 +10,7 @@ metrics.jsonl, checkpoints/, best/ (a bundle), eval-test.json, scores-test.npz, 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -113,6 +114,14 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
     features, tag_names = manifest.features, manifest.tag_names
     model = build_model(config.model, features.n_mels, features.num_frames, len(tag_names))
     engine = Engine(model, config.train, device=device, precision=precision, ranks=ranks)
+    save_best = functools.partial(
+        save_bundle,
+        run / runs.BEST,
+        model_config=config.model,
+        features=features,
+        tag_names=tag_names,
+        dataset=runs.dataset_card(manifest, config.dataset.kind),
+    )
     num_weights = sum(weights.numel() for weights in model.parameters())
     log.info(
         f"{manifest.dataset}: {loader.num_clips} clips, {len(tag_names)} tags; {config.model.name} "
@@ -123,19 +132,14 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
         loader.load_state_dict(state["loader"])
         log.info(f"going on with {run} at step {progress.step} of {total_steps}")
 
-    # ---- Loop: train an epoch, score the validation split, keep the best -----------------------
+    # ---- Loop: train an epoch, score the validation split, keep the best --------------------
     clock = Clock()
     display = Display(total_steps=total_steps, done_steps=progress.step, shown=ranks.is_first)
+    resolved = {"device": str(device), "precision": precision, "ranks": ranks.world_size}
     tracker = Tracker(
         run,
         config.wandb,
-        {
-            **to_tables(config),
-            "dataset_digest": manifest.digest,
-            "device": str(device),
-            "precision": precision,
-            "ranks": ranks.world_size,
-        },
+        {**to_tables(config), **resolved, "dataset_digest": manifest.digest},
         num_lines=progress.num_lines,
         active=ranks.is_first,
     )
@@ -197,18 +201,11 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
             progress.epoch += 1
             is_best = progress.note_score(report["roc_auc"])
             if is_best and ranks.is_first:
-                save_bundle(
-                    run / runs.BEST,
-                    engine.model,
-                    model_config=config.model,
-                    features=features,
-                    tag_names=tag_names,
-                    thresholds=metrics.best_thresholds(
-                        predictions.labels, predictions.scores, predictions.mask
-                    ).tolist(),
-                    dataset=runs.dataset_card(manifest, config.dataset.kind),
-                    scores={"epoch": progress.epoch, "valid": valid},
+                thresholds = metrics.best_thresholds(
+                    predictions.labels, predictions.scores, predictions.mask
                 )
+                scores = {"epoch": progress.epoch, "valid": valid}
+                save_best(engine.model, thresholds=thresholds.tolist(), scores=scores)
             loader.set_epoch(progress.epoch)
             saved_at = save()
             log.info(
@@ -219,7 +216,7 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
             )
             end_if(stop.agreed(ranks), progress.step)
 
-        # ---- The end: the best weights on the test split, once ----------------------------------
+        # ---- The end: the best weights on the test split, once ------------------------------
         test_report = None
         if runs.has_clips(manifest, "test"):
             best = load_bundle(run / runs.BEST, device)
@@ -231,16 +228,8 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
             test_report = score.full_report(report, manifest, best.digest)
             if ranks.is_first:
                 score.write_eval(run, test_report, predictions)
-                save_bundle(
-                    run / runs.BEST,
-                    best.model,
-                    model_config=best.model_config,
-                    features=best.features,
-                    tag_names=best.tag_names,
-                    thresholds=best.thresholds,
-                    dataset=best.dataset,
-                    scores={**best.scores, "test": test},
-                )
+                scores = {**best.scores, "test": test}
+                save_best(best.model, thresholds=best.thresholds, scores=scores)
         if ranks.is_first:
             runs.finish(run, dataclasses.asdict(progress))
             click.echo(runs.ending(run, test_report, tracker.dashboard))
