@@ -11,33 +11,35 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+from mstag.show import page
+
 if TYPE_CHECKING:
     from mstag.tagging.tagger import Tagger
 
 MAX_BYTES = 100 * 2**20
 """Largest upload: an hour of mp3, or ten minutes of WAV at CD quality."""
-TOP = 15
-TIMEOUT_S = 30.0
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 0 auto; padding: 1rem; }
-form { display: flex; flex-wrap: wrap; gap: .7rem; } input, button { font: inherit; }
-table { width: 100%; border-spacing: 0 .3rem; } meter { width: 100%; height: 1.1rem; }
-th { text-align: left; font-weight: normal; white-space: nowrap; padding-right: 1rem; }
-td:last-child { text-align: right; font-variant-numeric: tabular-nums; width: 4rem; }
-"""
+TOP, TIMEOUT_S = 15, 30.0
+STYLE = page.STYLE + "table, meter { width: 100%; } th { font-weight: normal; }"
 FORM = """<form method="post" enctype="multipart/form-data">
 <label>A piece of music <input type="file" name="audio" accept="audio/*" required></label>
 <button>Tag it</button></form>"""
 
 
 class TagServer(ThreadingHTTPServer):
-    """Serves one tagger on the loopback interface; port 0 takes any that is free."""
+    """Serves one tagger on the loopback interface; port 0 takes any that is free.
+
+    A port that cannot be had is a ValueError.
+    """
 
     daemon_threads = True
 
     def __init__(self, tagger: Tagger, port: int, max_bytes: int = MAX_BYTES) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise ValueError(
+                f"port {port} cannot be had ({error.strerror}): name another with --port, 0 for any"
+            ) from None
         self.tagger = tagger
         self.max_bytes = max_bytes
         self.one_at_a_time = threading.Lock()
@@ -72,7 +74,7 @@ def uploaded_file(content_type: str, body: bytes) -> tuple[str, bytes]:
     raise ValueError("no file was chosen")
 
 
-def page(result: str = "") -> bytes:
+def html(result: str = "") -> bytes:
     """The page; ``result`` is HTML."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -127,8 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_ours(self) -> bool:
         """Refuses other host names, by which a foreign page could reach us (DNS rebinding)."""
-        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if host in ("127.0.0.1", "localhost"):
+        if self.headers.get("Host", "").split(":")[0] in ("127.0.0.1", "localhost"):
             return True
         self._fail(HTTPStatus.FORBIDDEN, f"this page is at {self.server.url}")
         return False
@@ -137,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, f'<p role="alert">Not tagged: {escape(why)}.</p>')
 
     def _answer(self, status: HTTPStatus, result: str) -> None:
-        content = page(result)
+        content = html(result)
         self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))

@@ -105,6 +105,11 @@ def test_a_length_that_is_none_is_refused(server: TagServer, length: str) -> Non
     connection.close()
 
 
+def test_a_port_that_is_taken_is_said(server: TagServer) -> None:
+    with pytest.raises(ValueError, match="name another with --port"):
+        TagServer(server.tagger, server.server_port)
+
+
 def test_a_foreign_page_cannot_reach_it(server: TagServer) -> None:
     assert ask(server, Host="evil.example:80")[0] == 403
     assert ask(server, "POST", body=b"", Host="evil.example")[0] == 403
