@@ -73,6 +73,8 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
     device = runtime.pick_device(config.train.device, runtime.read_ranks().local_rank)
     precision = runtime.pick_precision(config.train.precision, device)
     ranks = runtime.start_ranks(device)
+    if device.type == "cpu":
+        runtime.keep_freed_memory()
     runtime.set_up_logging(ranks)
     batch_size = config.train.batch_size
     check_batch_size(batch_size, ranks.world_size)

@@ -6,6 +6,7 @@ torch is imported inside the functions, so that light commands may import this m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -120,6 +121,24 @@ def num_cpu_threads(ranks: Ranks) -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, cores // ranks.local_world_size)
+
+
+def keep_freed_memory() -> None:
+    """Lets a CPU training reuse its large buffers instead of taking them anew from the kernel.
+
+    glibc maps every large allocation afresh and hands it back when it is freed; the page
+    faults cost a step of the 2017 network 40 to 70% more time (2 AVX2 cores). Peak memory
+    rises by about 0.4 GB. Other C libraries do as they please.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, -1)
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:

@@ -33,6 +33,9 @@ def run(command: str, folder: Path) -> str:
         "WANDB_MODE": "offline",
         "PYTHONPATH": str(REPOSITORY),
     }
+    # `make test` hands its own variables (ARGS) down to every make below it.
+    for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL"):
+        env.pop(name, None)
     done = subprocess.run(
         ["/bin/sh", "-c", command],
         cwd=folder,

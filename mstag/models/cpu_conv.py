@@ -65,7 +65,7 @@ class _Conv(torch.autograd.Function):
         _, grad_weight, grad_bias = _conv_backward(
             grad_BCMT.contiguous(), x_BCMT.contiguous(), weight.contiguous(), (False, True, True)
         )
-        return grad_x, grad_weight, grad_bias
+        return grad_x, _laid_out_like(weight, grad_weight), grad_bias
 
 
 class _FirstConvPool(torch.autograd.Function):
@@ -94,7 +94,8 @@ class _FirstConvPool(torch.autograd.Function):
                 per_sample_weights=grad_CP.flatten(1).contiguous(),
                 mode="sum",
             )
-        return None, grad_CK.view(weight.shape), grad_BCP.sum(dim=(0, 2, 3)), None
+        grad_weight = _laid_out_like(weight, grad_CK.view(weight.shape))
+        return None, grad_weight, grad_BCP.sum(dim=(0, 2, 3)), None
 
 
 def _patches(x_1MT: Tensor, weight: Tensor) -> Tensor:
@@ -103,6 +104,11 @@ def _patches(x_1MT: Tensor, weight: Tensor) -> Tensor:
     pad_rows, pad_columns = _padding(weight)
     padded = functional.pad(x_1MT[0], (pad_columns, pad_columns, pad_rows, pad_rows))
     return padded.unfold(0, rows, 1).unfold(1, columns, 1).reshape(-1, rows * columns)
+
+
+def _laid_out_like(weight: Tensor, grad: Tensor) -> Tensor:
+    """The gradient in its weights' memory layout, which DDP's buckets have too."""
+    return torch.empty_like(weight).copy_(grad)
 
 
 def _padding(weight: Tensor) -> Pair:
