@@ -9,6 +9,9 @@ CONFIG  ?= configs/$(DATASET).toml
 GPUS    ?= $(shell n=$$(nvidia-smi -L 2>/dev/null | grep -c '^GPU'); [ "$$n" -gt 0 ] && echo $$n || echo 1)
 ARGS    ?=
 
+# Cached bytecode halves the start of every command that imports torch.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN    := .venv/bin
 SHARDS := shards/$(DATASET)
 RUN    := runs/$(DATASET)

@@ -1,4 +1,4 @@
-"""The house's own rules: who imports whom, how large a room may be, what must stay light."""
+"""The house's own rules: who imports whom, and what must stay light."""
 
 from __future__ import annotations
 

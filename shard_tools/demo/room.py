@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 Wave = NDArray[np.float32]
@@ -74,6 +73,8 @@ def record(wave: Wave, room: Room, target_db: float, rng: np.random.Generator) -
     Returns:
         Mono at SAMPLE_RATE_HZ, shape (num_samples // FACTOR,), within -PEAK to PEAK.
     """
+    import scipy.fft
+
     num_out = len(wave) // FACTOR
     size = fast_length(num_out + int(room.decay_s * SAMPLE_RATE_HZ))
     # The bins above 8 kHz are dropped: that is the resampling. scipy's transform of this
