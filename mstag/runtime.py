@@ -7,7 +7,6 @@ torch is imported inside the functions, so that light commands may import this m
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import random
@@ -71,9 +70,6 @@ def stop_ranks() -> None:
     import torch
 
     if torch.distributed.is_initialized():
-        # A DDP model still alive in a reference cycle would hold the group, and the group's
-        # threads would run into the interpreter's end; seen once: SIGABRT after all work.
-        gc.collect()
         torch.distributed.destroy_process_group()
 
 

@@ -15,7 +15,7 @@ import tiny_run
 import torch
 
 import train
-from mstag import runtime
+from mstag import console, runtime
 from mstag.training.engine import masked_loss
 
 
@@ -39,6 +39,7 @@ def main(folder: Path) -> None:
     except (ValueError, SystemExit) as end:
         print(f"rank {ranks.rank} ended with {end!r}", flush=True)
     stop_ranks()
+    console.end_process(0)
 
 
 def check_partial_labels(ranks: runtime.Ranks) -> None:

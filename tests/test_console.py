@@ -101,3 +101,28 @@ def test_reader_that_leaves_early_is_no_error() -> None:
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 1
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [("pass", 0), ("raise SystemExit(143)", 143), ("raise ValueError('no')", 1)]
+)
+def test_a_rank_of_several_ends_with_its_code_and_without_the_interpreters_end(
+    body: str, code: int
+) -> None:
+    script = (
+        "import atexit, click; from mstag.console import main_guard\n"
+        "atexit.register(print, 'the end of the interpreter')\n"
+        f"@click.command()\ndef main():\n    print('work'); {body}\n"
+        "main_guard(main, 'x')\n"
+    )
+    for world_size in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "WORLD_SIZE": world_size},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        assert done.stdout.startswith("work\n")
+        assert ("the end" in done.stdout) == (world_size == "1")
