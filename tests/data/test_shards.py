@@ -136,3 +136,17 @@ def test_pickles_in_a_shard_are_never_loaded(tmp_path: Path) -> None:
             tar.addfile(info, io.BytesIO(data))
     with pytest.raises(ValueError, match="allow_pickle"):
         shards.scan_shard(tmp_path / "s.tar")
+
+
+@pytest.mark.parametrize("keep", ["member boundary", "one block of the end", "middle of a payload"])
+def test_a_cut_shard_is_not_taken_for_a_shorter_one(tmp_path: Path, keep: str) -> None:
+    rows = shards.write_shard(tmp_path / "s.tar", make_samples("train", 3))
+    content = (tmp_path / "s.tar").read_bytes()
+    second = int(rows[1]["mel_at"]) - tarfile.BLOCKSIZE
+    third_end = int(rows[2]["json_at"]) + tarfile.BLOCKSIZE
+    at = {"member boundary": second, "one block of the end": third_end + 512}.get(
+        keep, second + 600
+    )
+    (tmp_path / "s.tar").write_bytes(content[:at])
+    with pytest.raises(ValueError, match=r"cut|not a readable tar"):
+        shards.scan_shard(tmp_path / "s.tar")

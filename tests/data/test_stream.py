@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import atexit
+import dataclasses
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,6 +24,7 @@ SHARDINGS = ((1,), (2, 1), (5, 1, 7, 3), (40,), (1,) * 12, (16, 16, 5))
 @functools.cache
 def folder(sizes: tuple[int, ...], partial: bool = False) -> tuple[Path, list[shards.Sample]]:
     path = Path(tempfile.mkdtemp(prefix="mstag-stream-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path, make_shards(path, {"train": list(sizes)}, partial=partial)["train"]
 
 
@@ -233,3 +237,29 @@ def test_a_shard_cut_while_training_is_named(tmp_path: Path) -> None:
 def test_an_empty_split_has_no_batches(tmp_path: Path) -> None:
     make_shards(tmp_path, {"train": [3], "valid": []})
     assert list(ShardLoader(tmp_path, "valid", batch_size=2, shuffle=False)) == []
+
+
+def rewrite_features(folder: Path, n_mels: int, num_frames: int) -> None:
+    """Lets the manifest describe other spectrograms than the shards hold."""
+    manifest = shards.read_manifest(folder)
+    features = dataclasses.replace(manifest.features, n_mels=n_mels, num_frames=num_frames)
+    shards.write_manifest(folder, dataclasses.replace(manifest, features=features))
+
+
+def test_shards_of_another_shape_than_the_manifests_are_refused(tmp_path: Path) -> None:
+    make_shards(tmp_path, {"train": [3]})
+    rewrite_features(tmp_path, n_mels=8, num_frames=13)
+    with pytest.raises(ValueError, match=r"sample 0 of the train index does not fit"):
+        ShardLoader(tmp_path, "train", batch_size=2, shuffle=True)
+    rewrite_features(tmp_path, n_mels=12, num_frames=8)  # as many bytes, another shape
+    with pytest.raises(ValueError, match=r"its mel is not float16 \(12, 8\)"):
+        list(ShardLoader(tmp_path, "train", batch_size=2, shuffle=True))
+
+
+def test_a_resumed_loader_resumes_once() -> None:
+    path, _ = folder((40,))
+    loader = ShardLoader(path, "train", batch_size=5, shuffle=True)
+    whole = [b["id"] for b in loader]
+    loader.load_state_dict({**loader.state_dict(), "clips": 30})
+    assert [b["id"] for b in loader] == whole[6:]
+    assert [b["id"] for b in loader] == whole

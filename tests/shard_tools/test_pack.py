@@ -236,6 +236,30 @@ def test_verify_sees_false_labels_and_clips_in_two_splits(tmp_path: Path) -> Non
     assert "positives" in faults
 
 
+def test_verify_sees_an_index_of_other_places_and_a_key_twice(tmp_path: Path) -> None:
+    from make_shards import make_samples, make_shards
+
+    make_shards(tmp_path, {"train": [3]})
+    manifest = shards.read_manifest(tmp_path)
+
+    def put(split: shards.Split) -> str:
+        changed = dataclasses.replace(manifest, splits={"train": split})
+        shards.write_manifest(tmp_path, changed)
+        return "\n".join(verify(tmp_path))
+
+    rows = shards.read_index(tmp_path, "train", manifest)
+    turned = shards.write_index(tmp_path, "train", rows[::-1].copy())
+    faults = put(dataclasses.replace(manifest.splits["train"], index=turned))
+    assert "index does not describe the shards" in faults
+    samples = make_samples("train", 3)
+    samples[1] = dataclasses.replace(samples[1], key=samples[2].key)
+    twice = [samples[1], samples[0], samples[2]]
+    rows = shards.write_shard(tmp_path / "train-000000.tar", twice)
+    entry = shards.entry_of(tmp_path / "train-000000.tar", 3)
+    faults = put(shards.Split(3, [entry], shards.write_index(tmp_path, "train", rows)))
+    assert "is there twice" in faults
+
+
 @needs_mtt
 def test_the_real_clip_goes_through_the_whole_chain(tmp_path: Path) -> None:
     data = unpack_mtt_tables(tmp_path / "mtt")
