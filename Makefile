@@ -33,7 +33,7 @@ $(BIN)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	@# uv installs the set in a third of pip's time; where uv cannot run, pip does.
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv || true
-	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[demo,dev]' \
+	$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[demo,dev]' \
 		|| $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	$(BIN)/mstag doctor --quiet
 	@touch $@

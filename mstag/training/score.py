@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from mstag import files, metrics, runtime
 from mstag.data import shards
@@ -74,7 +75,9 @@ def score_split(
     if ranks.world_size > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
-    own = predict(model, loader, device)
+    hidden = None if ranks.is_first else True  # None: shown on a terminal
+    bar = tqdm(loader, desc=f"scoring {split}", unit="batch", delay=2, leave=False, disable=hidden)
+    own = predict(model, bar, device)
     samples = _concatenated(runtime.gather_over_ranks(own, ranks))
     check_each_once(samples.ids, sample_ids(folder, manifest, split), f"{folder}, split {split}")
     predictions = average_per_clip(_sorted_by_id(samples))
