@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# What atomic_path calls its temporary files; mkstemp draws the eight characters.
+_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 @contextmanager
@@ -32,6 +36,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that a killed :func:`atomic_path` left in a folder.
+
+    Only for folders that nobody else is writing to. One that a dying process still holds
+    open loses its name and does no harm.
+    """
+    for path in folder.glob(".*.tmp"):
+        if _LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

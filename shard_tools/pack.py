@@ -101,6 +101,8 @@ def pack(
     tasks = plan(settings, catalogue, data_dir, out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     with _only_one_pack(out_dir):
+        files.remove_leftovers(out_dir)
+        files.remove_leftovers(out_dir / RECEIPTS)
         receipts = {task.name: _read_receipt(task) for task in tasks}
         todo = [task for task in tasks if receipts[task.name] is None]
         if not todo and (manifest := _finished_manifest(settings, catalogue, out_dir, receipts)):

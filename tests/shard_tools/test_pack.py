@@ -175,11 +175,16 @@ def test_a_killed_pack_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> N
     killed.wait()
     assert not (out / "manifest.json").exists()
     assert len(verify(out)) == 1, "unfinished, and said so"
+    # What a kill in the middle of writing leaves; whether this one did is a matter of luck.
+    (out / ".train-000009.tar.abcd_123.tmp").write_bytes(b"half a shard")
+    (out / ".pack" / ".train-000009.tar.json.abcd_123.tmp").write_bytes(b"{")
+    (out / ".mine.tmp").write_bytes(b"somebody else's")
     for folder in (out, tmp_path / "undisturbed"):
         subprocess.run(
             [*command, "--out", str(folder)], cwd=REPOSITORY, check=True, capture_output=True
         )
-    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert contents(out) == contents(tmp_path / "undisturbed") | {".mine.tmp": b"somebody else's"}
+    assert not list((out / ".pack").glob(".*.tmp"))
 
 
 def flip(path: Path, at: int) -> None:
