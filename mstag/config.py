@@ -16,10 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-DATASET_KINDS = ("demo", "mtt", "mtg-jamendo", "msd", "openmic", "table", "folders")
+DATASET_KINDS = ("demo", "mtt", "mtg-jamendo", "msd", "openmic", "table", "folders", "shards")
 SPLIT_RULES = ("auto", "folders", "folders-clean", "random", "artist", "given")
 VOCABULARIES = ("auto", "merged", "raw")
+RECIPES = ("log-mel", "unknown")
 LONG_CLIPS = ("windows", "centre")
+ON_BAD_CLIP = ("fail", "skip")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
@@ -34,7 +36,8 @@ class DatasetConfig:
     name: str = "demo"
     """What the dataset is called in manifests, reports and file names."""
     kind: str = "demo"
-    """How its files are laid out: demo, mtt, mtg-jamendo, msd, openmic, table or folders."""
+    """How its files are laid out: demo, mtt, mtg-jamendo, msd, openmic, table, folders, or
+    shards: WebDataset tars of somebody else (`shard-tools index`)."""
     table: str = ""
     """The table of clips and tags (kind "table"), relative to the data folder."""
     split: str = "auto"
@@ -87,10 +90,14 @@ class FeatureConfig:
     """Samples from one frame to the next."""
     n_mels: int = 128
     """Number of Slaney mel bands from 0 Hz to half the sample rate."""
+    recipe: str = "log-mel"
+    """How spectrograms are made from audio: "log-mel", as this table says, or "unknown": by
+    somebody else (`shard-tools index`), so that what learns from them cannot tag audio."""
     num_frames: int = 628
     """Frames of every stored spectrogram; shorter clips are padded with the silence floor."""
 
     def __post_init__(self) -> None:
+        _one_of("features.recipe", self.recipe, RECIPES)
         _at_least("features.sample_rate_hz", self.sample_rate_hz, 1000)
         _at_least("features.n_fft", self.n_fft, 16)
         _at_least("features.hop_length", self.hop_length, 1)
@@ -187,6 +194,20 @@ class TrainConfig:
     """cpu, cuda, or auto: cuda where there is one."""
     loader_threads: int = 2
     """Reading threads per rank; 0 reads in the training thread."""
+    shuffle_window: int = 0
+    """Shards whose clips are shuffled together; 0: all, the best shuffle. A few shards spare a
+    slow disk its seeks, and let training on remote shards start before all have come."""
+    on_bad_clip: str = "fail"
+    """A damaged clip in the shards ends training ("fail") or is left out of it ("skip");
+    scoring always fails on one."""
+    max_bad_clips: float = 0.01
+    """Share of the training clips that may be left out in an epoch before training fails."""
+    cache_dir: str = ""
+    """Where remote shards are kept; empty: the user's cache folder ($MSTAG_CACHE)."""
+    cache_gb: float = 50.0
+    """Bound of that folder, in GB."""
+    s3_endpoint: str = ""
+    """Address of an S3 service other than AWS; empty: as the environment says."""
     log_every_steps: int = 10
     """Steps between two lines of metrics."""
     checkpoint_every_s: float = 60.0
@@ -208,6 +229,7 @@ class TrainConfig:
             "mel_mask_bands",
             "seed",
             "loader_threads",
+            "shuffle_window",
             "checkpoint_every_s",
         ):
             _at_least(f"train.{name}", getattr(self, name), 0)
@@ -216,6 +238,10 @@ class TrainConfig:
                 f"train.learning_rate = {self.learning_rate}: must be above 0 and below 10, "
                 "e.g. 1e-4"
             )
+        _within("train.max_bad_clips", self.max_bad_clips, 0.0, 1.0)
+        if self.cache_gb <= 0:
+            raise ValueError(f"train.cache_gb = {self.cache_gb}: must be above 0, e.g. 50")
+        _one_of("train.on_bad_clip", self.on_bad_clip, ON_BAD_CLIP)
         _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         _one_of("train.schedule", self.schedule, SCHEDULES)
         _one_of("train.precision", self.precision, PRECISIONS)

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 import mstag
 from mstag import config, files
-from mstag.data import shards, splits, tags
+from mstag.data import shards, splits, tags, tars
 from mstag.data.audio import load_audio
 from mstag.data.clips import Catalogue, Clip
 from mstag.data.features import LogMel, windows
@@ -154,14 +154,14 @@ def pack_shard(task: ShardTask) -> Receipt:
     positives = np.zeros(task.labels.shape[1], np.int64)
     samples = list(_samples(task, positives, skipped))
     path = task.out_dir / task.name
-    shards.write_shard(path, samples)
+    tars.write_shard(path, samples)
     entry = shards.entry_of(path, len(samples))
     return Receipt(task.digest(), entry, positives.tolist(), skipped)
 
 
 def _samples(
     task: ShardTask, positives: NDArray[np.int64], skipped: list[dict[str, str]]
-) -> Iterator[shards.Sample]:
+) -> Iterator[tars.Sample]:
     import torch
 
     log_mel = _log_mel(task.features)
@@ -194,7 +194,7 @@ def _samples(
             key = f"{prefix}-{number:05d}"
             number += 1
             positives += label
-            yield shards.Sample(key, window.mel.astype(np.float16), label, meta)
+            yield tars.Sample(key, window.mel.astype(np.float16), label, meta)
 
 
 @functools.lru_cache(maxsize=1)
@@ -333,7 +333,7 @@ def _make_manifest(
     for split in shards.SPLITS:
         own = [r for r in receipts if r.entry.name.startswith(f"{split}-") and r.entry.clips]
         rows = [_checked_rows(out_dir, r, number) for number, r in enumerate(own)]
-        index = np.concatenate(rows) if rows else np.empty(0, shards.INDEX_DTYPE)
+        index = np.concatenate(rows) if rows else np.empty(0, tars.INDEX_DTYPE)
         by_split[split] = shards.Split(
             clips=len(index),
             shards=[r.entry for r in own],
@@ -365,7 +365,7 @@ def _checked_rows(out_dir: Path, receipt: Receipt, number: int) -> NDArray[np.vo
     if files.sha256_file(path) != receipt.entry.sha256:
         _receipt_path(out_dir, receipt.entry.name).unlink(missing_ok=True)
         raise ValueError(f"{path}: changed since it was packed; run the same command again")
-    rows, _ = shards.scan_shard(path)
+    rows, _ = tars.scan_shard(path)
     rows["shard"] = number
     return rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mstag import files
-from mstag.data import shards
+from mstag.data import shards, tars
 
 
 def verify(folder: Path, *, progress: bool = False) -> list[str]:
@@ -57,7 +57,7 @@ def verify(folder: Path, *, progress: bool = False) -> list[str]:
 
 def _verify_shard(
     folder: Path, entry: shards.FileEntry, manifest: shards.Manifest
-) -> tuple[np.ndarray, list[shards.Sample], list[str]]:
+) -> tuple[np.ndarray, list[tars.Sample], list[str]]:
     """Index rows, well-formed samples and faults of one shard."""
     path = folder / entry.name
     faults: list[str] = []
@@ -66,7 +66,7 @@ def _verify_shard(
         sha256 = files.sha256_file(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        return np.empty(0, shards.INDEX_DTYPE), [], [f"{entry.name}: missing ({reason})"]
+        return np.empty(0, tars.INDEX_DTYPE), [], [f"{entry.name}: missing ({reason})"]
     if num_bytes != entry.bytes:
         faults.append(f"{entry.name}: {num_bytes} bytes, the manifest says {entry.bytes}")
     if sha256 != entry.sha256:
@@ -74,9 +74,9 @@ def _verify_shard(
             f"{entry.name}: sha256 {sha256[:12]}..., the manifest says {entry.sha256[:12]}..."
         )
     try:
-        rows, samples = shards.scan_shard(path)
+        rows, samples = tars.scan_shard(path)
     except ValueError as error:
-        return np.empty(0, shards.INDEX_DTYPE), [], [*faults, f"{entry.name}: {error}"]
+        return np.empty(0, tars.INDEX_DTYPE), [], [*faults, f"{entry.name}: {error}"]
     if len(samples) != entry.clips:
         faults.append(f"{entry.name}: {len(samples)} samples, the manifest says {entry.clips}")
     good = []
@@ -89,7 +89,7 @@ def _verify_shard(
     return rows, good, faults
 
 
-def _sample_fault(sample: shards.Sample, manifest: shards.Manifest) -> str | None:
+def _sample_fault(sample: tars.Sample, manifest: shards.Manifest) -> str | None:
     shape = (manifest.features.n_mels, manifest.features.num_frames)
     labels = (len(manifest.tags),)
     if sample.mel.dtype != np.float16 or sample.mel.shape != shape:
@@ -119,7 +119,7 @@ def _verify_split(
     except ValueError as error:
         faults.append(str(error))
     else:
-        found = np.concatenate(rows) if rows else np.empty(0, shards.INDEX_DTYPE)
+        found = np.concatenate(rows) if rows else np.empty(0, tars.INDEX_DTYPE)
         if not np.array_equal(index, found):
             faults.append(f"{name}: the index does not describe the shards")
     for tag, count in zip(manifest.tags, positives, strict=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mstag import config
-from mstag.data import shards
+from mstag.data import shards, tars
 
 TINY = config.FeatureConfig(n_mels=8, num_frames=12)
 
@@ -20,7 +20,7 @@ def make_samples(
     *,
     seed: int = 0,
     partial: bool = False,
-) -> list[shards.Sample]:
+) -> list[tars.Sample]:
     """Random samples whose mel is a little louder where tag i is set, in band i."""
     rng = np.random.default_rng([seed, *prefix.encode()])
     samples = []
@@ -29,7 +29,7 @@ def make_samples(
         mel = rng.standard_normal((features.n_mels, features.num_frames))
         mel[: min(num_tags, features.n_mels)] += 2.0 * tags[: features.n_mels, None]
         samples.append(
-            shards.Sample(
+            tars.Sample(
                 key=f"{prefix}-{number:05d}",
                 mel=mel.astype(np.float16),
                 tags=tags,
@@ -48,16 +48,16 @@ def make_shards(
     *,
     seed: int = 0,
     partial: bool = False,
-) -> dict[str, list[shards.Sample]]:
+) -> dict[str, list[tars.Sample]]:
     """Writes a finished folder of shards; returns its samples per split, in shard order."""
     folder.mkdir(parents=True, exist_ok=True)
     splits, content = {}, {}
     for split, sizes in shard_sizes.items():
         samples = make_samples(split, sum(sizes), features, num_tags, seed=seed, partial=partial)
-        entries, rows, start = [], [np.empty(0, shards.INDEX_DTYPE)], 0
+        entries, rows, start = [], [np.empty(0, tars.INDEX_DTYPE)], 0
         for number, size in enumerate(sizes):
             path = folder / f"{split}-{number:06d}.tar"
-            own = shards.write_shard(path, samples[start : start + size])
+            own = tars.write_shard(path, samples[start : start + size])
             own["shard"] = number
             rows.append(own)
             entries.append(shards.entry_of(path, size))

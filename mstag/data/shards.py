@@ -1,13 +1,12 @@
 """The on-disk contract of a folder of shards, format version 1.
 
     manifest.json            what is in the folder; written last: without it, it is unfinished
-    <split>-<NNNNNN>.tar     plain WebDataset tars that any WebDataset reader reads
-    <split>.index.npy        per sample: its shard, the byte ranges of its payloads, a checksum
+    <split>-<NNNNNN>.tar     plain WebDataset tars that any WebDataset reader reads (tars.py)
+    <split>.index.npy        per sample: its shard, byte ranges and checksum (tars.INDEX_DTYPE)
 
-A sample is three adjacent members, ``<key>.mel.npy`` (float16, (n_mels, num_frames)),
-``<key>.tags.npy`` (uint8, (n_tags,)), ``<key>.json``; where labels are partial a
-``<key>.mask.npy`` (uint8, 1 = known) stands before the json. This room reads and writes
-these files and knows nothing about audio, training or torch.
+Shards that somebody else wrote (``foreign`` in the manifest) keep their own names and layout;
+their labels and ids stand in two more files a split. This room reads and writes the
+manifest and the index and knows nothing about audio, training or torch.
 """
 
 from __future__ import annotations
@@ -16,52 +15,20 @@ import dataclasses
 import hashlib
 import io
 import json
-import tarfile
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from mstag import config, files
+from mstag.data.tars import INDEX_DTYPE, npy_bytes
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "valid", "test")
-
-INDEX_DTYPE = np.dtype(
-    [
-        ("shard", "<u4"),
-        ("mel_at", "<u8"),
-        ("mel_bytes", "<u4"),
-        ("tags_at", "<u8"),
-        ("tags_bytes", "<u4"),
-        ("mask_at", "<u8"),
-        ("mask_bytes", "<u4"),
-        ("json_at", "<u8"),
-        ("json_bytes", "<u4"),
-        ("checksum", "<u8"),
-    ]
-)
-"""A row of the index. ``*_at`` are byte offsets of payloads (whole .npy or .json files) in
-the shard; ``mask_bytes`` is 0 where labels are complete; ``checksum`` is the xxh3-64 of the
-payloads one after the other (mel, tags, mask, json)."""
-
-PAYLOADS = ("mel", "tags", "mask", "json")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What one sample holds; see the module's docstring for shapes and types."""
-
-    key: str
-    mel: NDArray[np.float16]
-    tags: NDArray[np.uint8]
-    meta: Mapping[str, Any]
-    mask: NDArray[np.uint8] | None = None
+RESTORE = "`make shards` or `shard-tools pack` restores it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +48,20 @@ class Split:
     clips: int
     shards: list[FileEntry]
     index: FileEntry
+    labels: FileEntry | None = None
+    """Foreign shards: a .npy, uint8 0/1 of shape (clips, n_tags)."""
+    ids: FileEntry | None = None
+    """Foreign shards: a JSON list of the samples' clip ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Where in its samples somebody else keeps the spectrogram."""
+
+    mel: str
+    """Extension of the member (what follows the first dot of its name)."""
+    key: str = ""
+    """Name of the array in an .npz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +77,8 @@ class Manifest:
     oracle_roc_auc: float | None
     skipped: list[dict[str, str]]
     mstag_version: str
+    foreign: Foreign | None = None
+    """Set when the shards were not written by mstag."""
 
     @property
     def tag_names(self) -> list[str]:
@@ -115,62 +98,11 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Names the data: features, tags and the content of every shard."""
-        shards = {name: [s.sha256 for s in split.shards] for name, split in self.splits.items()}
+        shards = {
+            name: [s.sha256 for s in [*split.shards, split.labels, split.ids] if s]
+            for name, split in self.splits.items()
+        }
         return config.digest([self.features_digest, self.tags_digest, shards])
-
-
-def write_shard(path: Path, samples: Iterable[Sample]) -> NDArray[np.void]:
-    """Writes one tar shard atomically.
-
-    Same samples, same bytes: mtime 0, fixed owner and mode, ordered members. The standard
-    library's tarfile writes it: webdataset's TarWriter would sort a sample's members and
-    costs seconds of import in every worker.
-
-    Returns:
-        Index rows (INDEX_DTYPE) of the samples, with ``shard`` 0.
-    """
-    rows: list[tuple[int, ...]] = []
-    with (
-        files.atomic_path(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
-    ):
-        for sample in samples:
-            assert "." not in sample.key, f"dots in {sample.key} would split the sample"
-            payloads = _payloads(sample)
-            places: dict[str, tuple[int, int]] = {}
-            checksum = xxhash.xxh3_64()
-            for name, payload in payloads.items():
-                extension = "json" if name == "json" else f"{name}.npy"
-                info = tarfile.TarInfo(f"{sample.key}.{extension}")
-                info.size, info.mtime, info.mode = len(payload), 0, 0o444
-                info.uname = info.gname = "mstag"
-                places[name] = (tar.offset + tarfile.BLOCKSIZE, len(payload))
-                checksum.update(payload)
-                tar.addfile(info, io.BytesIO(payload))
-            flat = [number for name in PAYLOADS for number in places.get(name, (0, 0))]
-            rows.append((0, *flat, checksum.intdigest()))
-    return np.array(rows, dtype=INDEX_DTYPE)
-
-
-def npy_bytes(array: NDArray[Any]) -> bytes:
-    """An array as the bytes of a .npy file, C order, version 1.0."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array(
-        buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False
-    )
-    return buffer.getvalue()
-
-
-def _payloads(sample: Sample) -> dict[str, bytes]:
-    assert sample.mel.dtype == np.float16 and sample.mel.ndim == 2, sample.mel.dtype
-    assert sample.tags.dtype == np.uint8 and sample.tags.ndim == 1, sample.tags.dtype
-    payloads = {"mel": npy_bytes(sample.mel), "tags": npy_bytes(sample.tags)}
-    if sample.mask is not None:
-        assert sample.mask.dtype == np.uint8 and sample.mask.shape == sample.tags.shape
-        payloads["mask"] = npy_bytes(sample.mask)
-    text = json.dumps(sample.meta, ensure_ascii=False, sort_keys=True)
-    payloads["json"] = text.encode()
-    return payloads
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -186,7 +118,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
             name: {
                 "clips": split.clips,
                 "shards": [dataclasses.asdict(shard) for shard in split.shards],
-                "index": {k: v for k, v in dataclasses.asdict(split.index).items() if k != "clips"},
+                **{
+                    what: {k: v for k, v in dataclasses.asdict(entry).items() if k != "clips"}
+                    for what in ("index", "labels", "ids")
+                    if (entry := getattr(split, what)) is not None
+                },
             }
             for name, split in manifest.splits.items()
         },
@@ -196,6 +132,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "skipped": manifest.skipped,
         "mstag_version": manifest.mstag_version,
     }
+    if manifest.foreign:
+        content["foreign"] = dataclasses.asdict(manifest.foreign)
     text = json.dumps(content, indent=1, ensure_ascii=False)
     files.write_text(folder / MANIFEST_NAME, text + "\n")
 
@@ -204,20 +142,33 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads and checks ``folder/manifest.json``.
 
     Raises:
-        ValueError: no folder, unfinished, not a manifest, a format of another version, or
-            digests that do not match what they vouch for.
+        ValueError: no folder, unfinished, or what :func:`parse_manifest` refuses.
     """
     path = folder / MANIFEST_NAME
     remedy = "make them with `make shards` or `shard-tools pack`"
     if not folder.is_dir():
         raise ValueError(f"shards {folder}: no such folder; {remedy}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(
             f"shards {folder}: no {MANIFEST_NAME}, so the folder holds no finished shards; {remedy}"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); pack the shards again") from None
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(text: bytes, path: str) -> Manifest:
+    """Checks the content of a manifest.json; ``path`` is what messages call it.
+
+    Raises:
+        ValueError: not a manifest, a format of another version, or digests that do not match
+            what they vouch for.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
         raise ValueError(f"{path}: cannot be read ({error}); pack the shards again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
@@ -237,6 +188,7 @@ def read_manifest(folder: Path) -> Manifest:
             oracle_roc_auc=content["oracle_roc_auc"],
             skipped=content["skipped"],
             mstag_version=content["mstag_version"],
+            foreign=Foreign(**content["foreign"]) if "foreign" in content else None,
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
@@ -253,13 +205,16 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _split(table: dict[str, Any]) -> Split:
     shards = [FileEntry(**shard) for shard in table["shards"]]
-    for entry in shards:
+    others = {k: FileEntry(**table[k]) for k in ("index", "labels", "ids") if k in table}
+    for entry in (*shards, *others.values()):
         if Path(entry.name).name != entry.name:
-            raise ValueError(f"shard {entry.name!r} lies outside the folder")
+            raise ValueError(f"{entry.name!r} lies outside the folder")
+        if len(entry.sha256) != 64 or not set(entry.sha256) <= set("0123456789abcdef"):
+            raise ValueError(f"{entry.name}: {entry.sha256!r} is no sha256")
     total = sum(shard.clips for shard in shards)
     if total != table["clips"]:
         raise ValueError(f"shards hold {total} samples, the split says {table['clips']}")
-    return Split(clips=table["clips"], shards=shards, index=FileEntry(**table["index"]))
+    return Split(clips=table["clips"], shards=shards, **others)
 
 
 def write_index(folder: Path, split: str, rows: NDArray[np.void]) -> FileEntry:
@@ -286,21 +241,59 @@ def read_index(folder: Path, split: str, manifest: Manifest) -> NDArray[np.void]
     """
     entry = manifest.splits[split]
     path = folder / entry.index.name
-    remedy = "`make shards` or `shard-tools pack` restores it"
+    return parse_index(read_vouched(path, entry.index), path, entry.clips)
+
+
+def parse_index(content: bytes, path: Path, num_clips: int) -> NDArray[np.void]:
+    """The index in a file's bytes, which it goes on using (no second copy in memory).
+
+    Raises:
+        ValueError: not an index of so many samples.
+    """
+    rows = parse_npy(content, path)
+    if rows.dtype != INDEX_DTYPE or rows.shape != (num_clips,):
+        raise ValueError(f"{path}: not an index of {num_clips} samples; {RESTORE}")
+    return rows
+
+
+def read_vouched(path: Path, entry: FileEntry) -> bytes:
+    """Reads a small file that the manifest vouches for.
+
+    Raises:
+        ValueError: it is missing, or not what the manifest says.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); {RESTORE}") from None
     found = hashlib.sha256(content).hexdigest()
-    if found != entry.index.sha256:
+    if found != entry.sha256:
         raise ValueError(
-            f"{path}: sha256 {found[:12]}..., the manifest says {entry.index.sha256[:12]}...: "
-            f"the index is stale or damaged; {remedy}"
+            f"{path}: sha256 {found[:12]}..., the manifest says {entry.sha256[:12]}...: "
+            f"the file is stale or damaged; {RESTORE}"
         )
-    rows: NDArray[np.void] = np.load(io.BytesIO(content), allow_pickle=False)
-    if rows.dtype != INDEX_DTYPE or rows.shape != (entry.clips,):
-        raise ValueError(f"{path}: not an index of {entry.clips} samples; {remedy}")
-    return rows
+    return content
+
+
+def parse_npy(content: bytes, path: Path) -> NDArray[Any]:
+    """The array of a .npy file's bytes, which it goes on using; never unpickles.
+
+    Raises:
+        ValueError: not the bytes of a plain array.
+    """
+    head = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(head)
+        if version != (1, 0):
+            raise ValueError(f".npy version {version}")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+        if fortran_order or dtype.hasobject:
+            raise ValueError(f"{dtype}, fortran order {fortran_order}")
+        flat = np.frombuffer(content, dtype, offset=head.tell())
+        array: NDArray[Any] = flat.reshape(shape)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a plain array ({error}); {RESTORE}") from None
+    return array
 
 
 def check_shards(folder: Path, split: str, manifest: Manifest) -> None:
@@ -309,76 +302,19 @@ def check_shards(folder: Path, split: str, manifest: Manifest) -> None:
     Raises:
         ValueError: a shard is missing or of another size.
     """
-    remedy = "`make shards` or `shard-tools pack` restores it"
     for shard in manifest.splits[split].shards:
+        path = folder / shard.name
         try:
-            num_bytes = (folder / shard.name).stat().st_size
+            num_bytes = path.stat().st_size
         except OSError:
-            raise ValueError(f"{folder / shard.name}: the shard is missing; {remedy}") from None
-        if num_bytes != shard.bytes:
-            raise ValueError(
-                f"{folder / shard.name}: {num_bytes} bytes, the manifest says {shard.bytes}: "
-                f"the shard was cut or replaced; {remedy}"
-            )
+            raise ValueError(f"{path}: the shard is missing; {RESTORE}") from None
+        check_size(path, num_bytes, shard)
 
 
-def scan_shard(path: Path) -> tuple[NDArray[np.void], list[Sample]]:
-    """Reads a whole shard the slow, sceptical way, from its tar headers alone.
-
-    Returns:
-        The index rows that :func:`write_shard` gave for it, and its samples.
-
-    Raises:
-        ValueError: the file is not a shard as this room writes them; says where and why.
-    """
-    content = path.read_bytes()
-    members: list[tuple[str, str, int, bytes]] = []
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            for info in tar:
-                key, _, extension = info.name.partition(".")
-                start = info.offset_data
-                members.append((key, extension, start, content[start : start + info.size]))
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise ValueError(f"not a readable tar ({error})") from None
-    # tarfile takes a cut at a member's boundary for the end; a whole tar ends in two blocks
-    # of zeros.
-    if content[end : end + 2 * tarfile.BLOCKSIZE].strip(b"\0") or len(content) < end + 1024:
-        raise ValueError(f"the tar is cut or damaged at byte {end}")
-    rows, samples = [], []
-    while members:
-        key = members[0][0]
-        size = next((i for i, m in enumerate(members) if m[0] != key), len(members))
-        group, members = members[:size], members[size:]
-        row, sample = _parse_sample(key, group)
-        rows.append(row)
-        samples.append(sample)
-    return np.array(rows, dtype=INDEX_DTYPE), samples
-
-
-def _parse_sample(
-    key: str, group: list[tuple[str, str, int, bytes]]
-) -> tuple[tuple[int, ...], Sample]:
-    extensions = [extension for _, extension, _, _ in group]
-    if extensions not in (
-        ["mel.npy", "tags.npy", "json"],
-        ["mel.npy", "tags.npy", "mask.npy", "json"],
-    ):
-        raise ValueError(f"sample {key}: members {', '.join(extensions)} are not a sample's")
-    payloads = {extension.partition(".")[0]: (at, data) for _, extension, at, data in group}
-    arrays = {}
-    try:
-        for name in payloads.keys() - {"json"}:
-            arrays[name] = np.load(io.BytesIO(payloads[name][1]), allow_pickle=False)
-        meta = json.loads(payloads["json"][1])
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"sample {key}: {error}") from None
-    checksum = xxhash.xxh3_64()
-    flat: list[int] = []
-    for name in PAYLOADS:
-        at, data = payloads.get(name, (0, b""))
-        checksum.update(data)
-        flat += [at, len(data)]
-    sample = Sample(key, arrays["mel"], arrays["tags"], meta, arrays.get("mask"))
-    return (0, *flat, checksum.intdigest()), sample
+def check_size(path: Path, num_bytes: int, shard: FileEntry) -> None:
+    """Raises ValueError when a shard has not the size that the manifest says."""
+    if num_bytes != shard.bytes:
+        raise ValueError(
+            f"{path}: {num_bytes} bytes, the manifest says {shard.bytes}: "
+            f"the shard was cut or replaced; {RESTORE}"
+        )

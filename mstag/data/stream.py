@@ -1,92 +1,85 @@
 """Shards -> batches: ordered, exact, resumable.
 
-The order of an epoch is a pure function of (seed, epoch, manifest). Global batch g is slice
-g of that order, and each rank takes its part of the slice: so every rank has the same number
-of steps whatever the sizes of the shards, and the global batches are the same for every
-number of ranks and threads.
+The order of an epoch is a pure function of (seed, epoch, manifest, window). Global batch g is
+slice g of that order, and each rank takes its part of the slice: so every rank has the same
+number of steps whatever the sizes of the shards, and the global batches are the same for
+every number of ranks and threads.
 
-Threads, not worker processes, read (see reader.py): measured 24,000 clips/s with one thread
-against 3,900 through a DataLoader worker.
+Threads, not worker processes, read whole batches ahead (see reader.py).
 
-Ownership: a batch belongs to whoever holds it. Its buffer goes back to the ring only when no
-tensor made from it is alive any more; a consumer that keeps batches costs memory, not truth.
+Ownership: a batch belongs to whoever holds it. Its memory goes back into the ring only when
+no tensor made from it is alive any more; a consumer that keeps batches costs memory, not
+truth. ``mel`` and ``tags`` are views of the samples as they lie in the shards, so rows of
+``mel`` are contiguous and the batch as a whole is not.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
+import logging
+import threading
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstag.data import shards
-from mstag.data.reader import Buffer, Reader, Ring
+from mstag.data import order
+from mstag.data.reader import BadClip, Buffer, Layout, Reader, Ring
+from mstag.data.shelf import Shelf
+from mstag.data.store import Store, open_store
 
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger("mstag")
+
 Batch = dict[str, Any]
 """{"mel": float16 (B, 1, n_mels, num_frames), "tags": uint8 (B, n_tags), "id": list[str]},
-and "mask": uint8 (B, n_tags) where labels are partial; tensors."""
+and "mask": uint8 (B, n_tags) where labels are partial; tensors. "number" is a NumPy int64
+array (B,): which samples of the split they are, in the order of the shards."""
 
-STATE_VERSION = 1
-READ_AHEAD = 3
-"""Batches that are being filled while one is in use."""
-
-
-def epoch_order(num_clips: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of one epoch: a permutation of 0 .. num_clips - 1.
-
-    Clips are sorted by a 64-bit hash (splitmix64) of (seed, epoch, clip). Written out
-    instead of numpy's shuffle, whose stream may change between numpy versions (NEP 19).
-    """
-    key = _splitmix64(_splitmix64(np.array([seed], np.uint64)) ^ np.uint64(epoch))
-    hashes = _splitmix64(key ^ _splitmix64(np.arange(num_clips, dtype=np.uint64)))
-    return np.argsort(hashes, kind="stable")
+STATE_VERSION = 2
+READ_AHEAD = 2
+"""Batches that are read or wait to be handed out, besides the one in use; at least one per
+thread."""
+MAX_NAMED = 10
+"""Refused clips that are named in full, each epoch."""
 
 
-def _splitmix64(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One round of splitmix64 (Steele, Lea and Flood, 2014); wraps around by design."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+@dataclass(slots=True)
+class _Filled:
+    """A batch that has been read into a buffer."""
 
-
-def rank_part(
-    order: NDArray[np.int64], step: int, batch_size: int, rank: int, world_size: int
-) -> NDArray[np.int64]:
-    """The clips of global batch ``step`` that ``rank`` reads; sizes differ by one at most."""
-    batch = order[step * batch_size : (step + 1) * batch_size]
-    start, stop = (len(batch) * r // world_size for r in (rank, rank + 1))
-    return batch[start:stop]
-
-
-def num_steps(num_clips: int, batch_size: int, *, drop_last: bool) -> int:
-    """Global batches in an epoch."""
-    return num_clips // batch_size if drop_last else -(-num_clips // batch_size)
+    buffer: Buffer
+    numbers: NDArray[np.int64]
+    bad: list[BadClip]
+    slab: torch.Tensor
+    """The rows as uint8, (size, row_bytes), on the device (or on their way: buffer.copied)."""
 
 
 class ShardLoader:
     """Batches of one split, for one rank; behaves as people expect of a DataLoader.
 
     Args:
-        folder: a folder of shards.
+        shards: a folder of shards, the address of one, or an open store.
         split: "train", "valid" or "test".
         batch_size: clips per step over all ranks together.
         shuffle: True: the epoch's order, and an incomplete last global batch is dropped.
             False: the order of the shards, and every clip exactly once; the last batch of a
             rank may be smaller or empty.
         seed: seed of the epoch order.
+        window: shards that are shuffled together; 0: all.
         rank, world_size: which part of each global batch to read.
         num_threads: reading threads; 0 reads when a batch is asked for.
         device: where batches go; on a CUDA device each is one asynchronous copy out of
-            pinned memory.
+            pinned memory, on a stream of its own.
+        on_bad_clip: "fail", or "skip": batches go without damaged clips and are smaller.
+        max_bad_clips: the share of the split that may be skipped before it fails after all.
 
     Raises:
         ValueError: shards that are missing, cut, stale or foreign (named, with the remedy),
@@ -95,36 +88,45 @@ class ShardLoader:
 
     def __init__(
         self,
-        folder: Path | str,
+        shards: Path | str | Store,
         split: str,
         *,
         batch_size: int,
         shuffle: bool,
         seed: int = 0,
+        window: int = 0,
         rank: int = 0,
         world_size: int = 1,
         num_threads: int = 2,
         device: torch.device | str | None = None,
+        on_bad_clip: str = "fail",
+        max_bad_clips: float = 0.01,
     ) -> None:
-        self.folder = Path(folder)
-        self.manifest = shards.read_manifest(self.folder)
+        self.store = open_store(shards)
+        self.manifest = self.store.manifest
         if split not in self.manifest.splits:
             raise ValueError(
-                f"shards {self.folder}: no split {split!r}; "
+                f"shards {self.store.name}: no split {split!r}; "
                 f"there are {', '.join(self.manifest.splits)}"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size}: must be at least 1")
         assert 0 <= rank < world_size, f"rank {rank} of {world_size}"
+        assert on_bad_clip in ("fail", "skip"), on_bad_clip
         self.split = split
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed, self.window = batch_size, shuffle, seed, window
         self.rank, self.world_size = rank, world_size
         self.num_threads = num_threads
         self.device = device
+        self.on_bad_clip, self.max_bad_clips = on_bad_clip, max_bad_clips
         self.epoch = 0
-        self._reader = Reader(self.folder, split, self.manifest)
+        self.num_refused = 0
+        """Damaged clips of this epoch that this rank left out."""
+        self._reader = Reader(self.store, split)
         self._position = 0
         self._resume_at = 0
+        self._lock = threading.Lock()
+        self._stream: torch.cuda.Stream | None = None
 
     @property
     def num_clips(self) -> int:
@@ -138,37 +140,49 @@ class ShardLoader:
 
     def __len__(self) -> int:
         """Steps of an epoch, the same on every rank."""
-        return num_steps(self.num_clips, self.batch_size, drop_last=self.shuffle)
+        return order.num_steps(self.num_clips, self.batch_size, drop_last=self.shuffle)
+
+    def plan(self) -> order.Plan:
+        """The order of the current epoch."""
+        sizes = [entry.clips for entry in self.manifest.splits[self.split].shards]
+        if self.shuffle:
+            return order.shuffled(sizes, self.seed, self.epoch, self.window)
+        return order.sequential(sizes)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order the next iteration follows."""
         if epoch != self.epoch:
             self.epoch = epoch
             self._position = self._resume_at = 0
+            self.num_refused = 0
 
     def state_dict(self) -> dict[str, Any]:
         """How far the consumer is: every batch handed out so far counts as consumed.
 
-        Call it after the optimiser step on the batch; read-ahead does not show in it.
+        Call it after the optimiser step on the batch; read-ahead does not show in it. It is
+        the same on every rank but for ``refused``, which counts this rank's.
         """
         return {
             "version": STATE_VERSION,
             "dataset": self.manifest.digest,
             "split": self.split,
             "seed": self.seed,
+            "window": self.window,
             "batch_size": self.batch_size,
             "epoch": self.epoch,
             "clips": self._position * self.batch_size,
+            "refused": self.num_refused,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where ``state`` stopped, at any number of ranks, without replaying.
 
         Raises:
-            ValueError: the state is of another format, dataset, split, seed or batch size.
+            ValueError: the state is of another format, dataset, split, seed, window or
+                batch size.
         """
         own = self.state_dict()
-        for name in ("version", "dataset", "split", "seed", "batch_size"):
+        for name in ("version", "dataset", "split", "seed", "window", "batch_size"):
             if state.get(name) != own[name]:
                 raise ValueError(
                     f"loader state: {name} is {state.get(name)!r}, this loader has {own[name]!r}: "
@@ -176,76 +190,137 @@ class ShardLoader:
                 )
         self.epoch = int(state["epoch"])
         self._position = self._resume_at = int(state["clips"]) // self.batch_size
+        self.num_refused = int(state["refused"]) if self.rank == 0 else 0
 
     def __iter__(self) -> Iterator[Batch]:
         start, self._resume_at = self._resume_at, 0
+        if not start:
+            self.num_refused = 0
         self._position = start
         for batch in self._batches(start):
             self._position += 1
             yield batch
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        order = (
-            epoch_order(self.num_clips, self.seed, self.epoch)
-            if self.shuffle
-            else np.arange(self.num_clips)
-        )
-        parts = (
-            rank_part(order, step, self.batch_size, self.rank, self.world_size)
-            for step in range(start, len(self))
-        )
-        num_rows = -(-self.batch_size // self.world_size)
-        # READ_AHEAD are being filled, one is handed out, and one the consumer still holds.
-        ring = Ring(self._reader, num_rows, self._is_cuda(), READ_AHEAD + 2)
-        if self.num_threads == 0:
-            for part in parts:
-                buffer = ring.take()
-                self._reader.fill(buffer, part, 0, len(part))
-                yield self._to_batch(buffer, len(part), ring)
+        plan = self.plan()
+        num_clips, batch_size, ends = self.num_clips, self.batch_size, np.array(plan.ends)
+        if start >= len(self):
             return
-        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="mstag-read")
-        pending: deque[tuple[Buffer, int, list[Future[None]]]] = deque()
+
+        def window_at(position: int) -> int:
+            return int(np.searchsorted(ends, position, side="right"))
+
+        read_ahead = max(READ_AHEAD, self.num_threads) if self.num_threads else 0
+        num_rows = -(-batch_size // self.world_size)
+        # One is handed out, and one the consumer still holds.
+        ring = Ring(self._reader.layout, num_rows, self._is_cuda(), read_ahead + 2)
+        shelf = Shelf(self.store, self.split, plan, window_at(start * batch_size))
+        pool = ThreadPoolExecutor(self.num_threads or 1, thread_name_prefix="mstag-read")
+        pending: deque[Callable[[], _Filled]] = deque()
+        num_done = start
+
+        def hand_out() -> Batch:
+            nonlocal num_done
+            filled = pending.popleft()()
+            num_done += 1
+            shelf.leave(window_at(num_done * batch_size))
+            batch = self._to_batch(filled)
+            ring.give_back(filled.buffer)
+            return batch
+
         try:
-            for part in parts:
-                pending.append(self._submit(pool, ring.take(), part))
-                if len(pending) > READ_AHEAD:
-                    yield self._finish(pending.popleft(), ring)
+            for step in range(start, len(self)):
+                window = window_at(min((step + 1) * batch_size, num_clips) - 1)
+                while pending and not shelf.is_at_hand(window):
+                    yield hand_out()
+                shelf.reach(window)
+                part = order.rank_part(plan.order, step, batch_size, self.rank, self.world_size)
+                read = functools.partial(self._read, ring.take(), part, shelf)
+                pending.append(pool.submit(read).result if self.num_threads else read)
+                if len(pending) > read_ahead:
+                    yield hand_out()
             while pending:
-                yield self._finish(pending.popleft(), ring)
+                yield hand_out()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            shelf.close()
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, buffer: Buffer, part: NDArray[np.int64]
-    ) -> tuple[Buffer, int, list[Future[None]]]:
-        bounds = [len(part) * i // self.num_threads for i in range(self.num_threads + 1)]
-        futures = [
-            pool.submit(self._reader.fill, buffer, part, low, high)
-            for low, high in itertools.pairwise(bounds)
-            if high > low
-        ]
-        return buffer, len(part), futures
+    def _read(self, buffer: Buffer, numbers: NDArray[np.int64], shelf: Shelf) -> _Filled:
+        """Reads a batch and, where it goes to a CUDA device, sends it on its way."""
+        import torch
 
-    def _finish(self, item: tuple[Buffer, int, list[Future[None]]], ring: Ring) -> Batch:
-        buffer, size, futures = item
-        for future in futures:
-            future.result()
-        return self._to_batch(buffer, size, ring)
+        bad = self._reader.fill(buffer, numbers, shelf)
+        if bad:
+            if self.on_bad_clip == "fail":
+                raise ValueError(self._reader.describe(bad[0]))
+            good = sorted(set(range(len(numbers))) - {clip.row for clip in bad})
+            buffer.keep(good)
+            numbers = numbers[good]
+        slab = torch.from_numpy(buffer.slab[: len(numbers)])
+        if self._is_cuda():
+            with torch.cuda.stream(self._copy_stream()):
+                slab = slab.to(self.device, non_blocking=True)
+                buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                buffer.copied.record()
+        elif self.device is not None:
+            slab = slab.to(self.device)
+        return _Filled(buffer, numbers, bad, slab)
+
+    def _to_batch(self, filled: _Filled) -> Batch:
+        self._count(filled.bad)
+        slab = filled.slab
+        if filled.buffer.copied is not None:
+            import torch
+
+            consumer = torch.cuda.current_stream(self.device)
+            consumer.wait_event(filled.buffer.copied)
+            slab.record_stream(consumer)
+        size = len(filled.numbers)
+        batch = parts(slab, self._reader.layout)
+        return {**batch, "id": filled.buffer.ids[:size], "number": filled.numbers}
+
+    def _count(self, bad: list[BadClip]) -> None:
+        for clip in bad:
+            self.num_refused += 1
+            if self.num_refused <= MAX_NAMED:
+                log.warning(f"refused: {self._reader.describe(clip)}")
+            if self.num_refused > self.max_bad_clips * self.num_clips:
+                raise ValueError(
+                    f"{self.num_refused} damaged clips in epoch {self.epoch} of split "
+                    f"{self.split}, more than train.max_bad_clips = {self.max_bad_clips:g} of "
+                    f"{self.num_clips} allows; the last: {self._reader.describe(clip)}"
+                )
 
     def _is_cuda(self) -> bool:
         return self.device is not None and str(self.device).startswith("cuda")
 
-    def _to_batch(self, buffer: Buffer, size: int, ring: Ring) -> Batch:
+    def _copy_stream(self) -> torch.cuda.Stream:
+        """One for all copies, made when the first is due."""
         import torch
 
-        batch: Batch = {}
-        for name, array in buffer.arrays.items():
-            host = torch.from_numpy(array[:size])
-            batch[name] = host.to(self.device, non_blocking=True) if self.device else host
-        batch["mel"] = batch["mel"].unsqueeze(1)
-        batch["id"] = buffer.ids[:size]
-        if self._is_cuda():
-            buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            buffer.copied.record()
-        ring.give_back(buffer)
-        return batch
+        with self._lock:
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            return self._stream
+
+
+def parts(slab: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
+    """Rows of samples -> mel, tags and mask, as views.
+
+    Args:
+        slab: uint8, (B, row_bytes), on any device.
+        layout: where the parts lie in a row.
+
+    Returns:
+        ``mel`` float16 (B, 1, n_mels, num_frames), ``tags`` uint8 (B, n_tags), and ``mask``
+        alike where labels are partial.
+    """
+    import torch
+
+    n_mels, num_frames = layout.mel_shape
+    mel = slab[:, layout.mel_at : layout.mel_at + 2 * n_mels * num_frames].view(torch.float16)
+    batch = {"mel": mel.view(len(slab), 1, n_mels, num_frames)}
+    for name, at in (("tags", layout.tags_at), ("mask", layout.mask_at)):
+        if at:
+            batch[name] = slab[:, at : at + layout.num_tags]
+    return batch

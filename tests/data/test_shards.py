@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_shards import TINY, make_samples, make_shards
 
-from mstag.data import shards
+from mstag.data import shards, tars
 
 
 def test_same_samples_same_bytes(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
-        shards.write_shard(tmp_path / name, make_samples("train", 7))
+        tars.write_shard(tmp_path / name, make_samples("train", 7))
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
 
 
@@ -26,8 +26,8 @@ def test_scanning_a_shard_gives_the_rows_and_samples_that_were_written(
 ) -> None:
     path = tmp_path_factory.mktemp("scan") / "train-000000.tar"
     samples = make_samples("train", num_clips, partial=partial)
-    written = shards.write_shard(path, samples)
-    rows, found = shards.scan_shard(path)
+    written = tars.write_shard(path, samples)
+    rows, found = tars.scan_shard(path)
     assert np.array_equal(rows, written)
     for sample, expected in zip(found, samples, strict=True):
         assert (sample.key, sample.meta) == (expected.key, expected.meta)
@@ -38,7 +38,7 @@ def test_scanning_a_shard_gives_the_rows_and_samples_that_were_written(
 
 def test_plain_tarfile_and_numpy_read_a_shard(tmp_path: Path) -> None:
     samples = make_samples("train", 3)
-    shards.write_shard(tmp_path / "s.tar", samples)
+    tars.write_shard(tmp_path / "s.tar", samples)
     with tarfile.open(tmp_path / "s.tar") as tar:
         names = tar.getnames()
         assert names == [f"{s.key}.{e}" for s in samples for e in ("mel.npy", "tags.npy", "json")]
@@ -128,25 +128,25 @@ def test_pickles_in_a_shard_are_never_loaded(tmp_path: Path) -> None:
         np.save(buffer, np.array([{}], dtype=object), allow_pickle=True)
         for name, data in (
             ("k.mel.npy", buffer.getvalue()),
-            ("k.tags.npy", shards.npy_bytes(np.zeros(5, np.uint8))),
+            ("k.tags.npy", tars.npy_bytes(np.zeros(5, np.uint8))),
             ("k.json", b"{}"),
         ):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     with pytest.raises(ValueError, match="allow_pickle"):
-        shards.scan_shard(tmp_path / "s.tar")
+        tars.scan_shard(tmp_path / "s.tar")
 
 
 @pytest.mark.parametrize("keep", ["member boundary", "one block of the end", "middle of a payload"])
 def test_a_cut_shard_is_not_taken_for_a_shorter_one(tmp_path: Path, keep: str) -> None:
-    rows = shards.write_shard(tmp_path / "s.tar", make_samples("train", 3))
+    rows = tars.write_shard(tmp_path / "s.tar", make_samples("train", 3))
     content = (tmp_path / "s.tar").read_bytes()
-    second = int(rows[1]["mel_at"]) - tarfile.BLOCKSIZE
-    third_end = int(rows[2]["json_at"]) + tarfile.BLOCKSIZE
+    second = int(rows[1]["start"])
+    third_end = int(rows[2]["start"] + rows[2]["json_at"]) + tarfile.BLOCKSIZE
     at = {"member boundary": second, "one block of the end": third_end + 512}.get(
         keep, second + 600
     )
     (tmp_path / "s.tar").write_bytes(content[:at])
     with pytest.raises(ValueError, match=r"cut|not a readable tar"):
-        shards.scan_shard(tmp_path / "s.tar")
+        tars.scan_shard(tmp_path / "s.tar")

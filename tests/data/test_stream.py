@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_shards import make_shards
 
-from mstag.data import reader, shards, stream
-from mstag.data.stream import ShardLoader, epoch_order
+from mstag.data import shards, shelf, stream, tars
+from mstag.data.stream import ShardLoader
 
 SHARDINGS = ((1,), (2, 1), (5, 1, 7, 3), (40,), (1,) * 12, (16, 16, 5))
 
 
 @functools.cache
-def folder(sizes: tuple[int, ...], partial: bool = False) -> tuple[Path, list[shards.Sample]]:
+def folder(sizes: tuple[int, ...], partial: bool = False) -> tuple[Path, list[tars.Sample]]:
     path = Path(tempfile.mkdtemp(prefix="mstag-stream-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path, make_shards(path, {"train": list(sizes)}, partial=partial)["train"]
@@ -80,37 +80,6 @@ def test_batches_hold_what_the_shards_hold(threads: int, partial: bool) -> None:
             assert np.array_equal(batch["tags"][row].numpy(), known[clip].tags)
             if partial:
                 assert np.array_equal(batch["mask"][row].numpy(), known[clip].mask)
-
-
-@given(num_clips=st.integers(0, 400), seed=st.integers(0, 2**63), epoch=st.integers(0, 10**6))
-def test_an_epochs_order_is_a_permutation(num_clips: int, seed: int, epoch: int) -> None:
-    order = epoch_order(num_clips, seed, epoch)
-    assert sorted(order.tolist()) == list(range(num_clips))
-    assert np.array_equal(order, epoch_order(num_clips, seed, epoch))
-
-
-def test_orders_differ_between_epochs_and_seeds_and_are_well_mixed() -> None:
-    orders = [epoch_order(5000, seed, epoch) for seed in range(4) for epoch in range(4)]
-    assert len({order.tobytes() for order in orders}) == 16
-    for order in orders:
-        # Mean displacement of a uniformly random permutation is n/3, here 1667 +- 17.
-        displacement = np.abs(order - np.arange(5000)).mean()
-        assert 1667 - 80 < displacement < 1667 + 80
-
-
-def test_the_order_is_the_same_for_ever() -> None:
-    # Worked out by hand from splitmix64's definition with Python's integers.
-    def splitmix(x: int) -> int:
-        mask = 2**64 - 1
-        x = (x + 0x9E3779B97F4A7C15) & mask
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
-        return x ^ (x >> 31)
-
-    assert splitmix(0) == 0xE220A8397B1DCDAF  # the reference implementation's first output
-    key = splitmix(splitmix(7) ^ 3)
-    expected = sorted(range(50), key=lambda i: splitmix(key ^ splitmix(i)))
-    assert epoch_order(50, seed=7, epoch=3).tolist() == expected
 
 
 @settings(max_examples=40)
@@ -179,7 +148,7 @@ def test_buffers_are_reused_when_nobody_keeps_them() -> None:
 
 
 def test_many_shards_are_read_without_keeping_them_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "MAX_OPEN_SHARDS", 3)
+    monkeypatch.setattr(shelf, "MAX_OPEN_SHARDS", 3)
     path, samples = folder((1,) * 12)
     loader = ShardLoader(path, "train", batch_size=5, shuffle=False)
     assert [i for b in loader for i in b["id"]] == [s.meta["id"] for s in samples]
@@ -198,7 +167,7 @@ def test_a_flipped_bit_is_named_and_never_becomes_data(
 ) -> None:
     make_shards(tmp_path, {"train": [6, 6]})
     rows = np.load(tmp_path / "train.index.npy")
-    corrupt(tmp_path / "train-000001.tar", int(rows[8][field]) + 3)
+    corrupt(tmp_path / "train-000001.tar", int(rows[8]["start"] + rows[8][field]) + 3)
     loader = ShardLoader(tmp_path, "train", batch_size=3, shuffle=False, num_threads=threads)
     with pytest.raises(ValueError, match=r"train-000001\.tar.*sample 8.*checksum"):
         list(loader)

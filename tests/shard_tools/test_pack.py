@@ -17,7 +17,7 @@ import soundfile as sf
 from shared_data import CLIP, REPOSITORY, needs_mtt, unpack_mtt_tables
 
 from mstag import config
-from mstag.data import shards
+from mstag.data import shards, tars
 from mstag.data.clips import Catalogue, Clip, TagCount
 from shard_tools.catalogs import load_catalogue
 from shard_tools.inspect import format_summary, inspect
@@ -129,8 +129,8 @@ def test_short_and_long_clips_become_flagged_windows(tmp_path: Path) -> None:
     sf.write(data / "0.wav", 0.1 * rng.standard_normal(1280), 11025)  # 11 frames of 40
     sf.write(data / "1.wav", 0.1 * rng.standard_normal(128 * 99), 11025)  # 100 frames: 2.5 windows
     run(data, out, catalogue, num_workers=1)
-    _, samples = shards.scan_shard(out / "train-000000.tar")
-    by_id: dict[str, list[shards.Sample]] = {}
+    _, samples = tars.scan_shard(out / "train-000000.tar")
+    by_id: dict[str, list[tars.Sample]] = {}
     for sample in samples:
         by_id.setdefault(str(sample.meta["id"]), []).append(sample)
     (short,) = by_id["c0"]
@@ -228,7 +228,7 @@ def test_verify_sees_false_labels_and_clips_in_two_splits(tmp_path: Path) -> Non
     make_shards(tmp_path, {"train": [3], "valid": [3]})
     manifest = shards.read_manifest(tmp_path)
     samples = make_samples("train", 3)
-    rows = shards.write_shard(tmp_path / "valid-000000.tar", samples)
+    rows = tars.write_shard(tmp_path / "valid-000000.tar", samples)
     valid = shards.Split(
         3,
         [shards.entry_of(tmp_path / "valid-000000.tar", 3)],
@@ -259,7 +259,7 @@ def test_verify_sees_an_index_of_other_places_and_a_key_twice(tmp_path: Path) ->
     samples = make_samples("train", 3)
     samples[1] = dataclasses.replace(samples[1], key=samples[2].key)
     twice = [samples[1], samples[0], samples[2]]
-    rows = shards.write_shard(tmp_path / "train-000000.tar", twice)
+    rows = tars.write_shard(tmp_path / "train-000000.tar", twice)
     entry = shards.entry_of(tmp_path / "train-000000.tar", 3)
     faults = put(shards.Split(3, [entry], shards.write_index(tmp_path, "train", rows)))
     assert "is there twice" in faults
@@ -277,7 +277,7 @@ def test_the_real_clip_goes_through_the_whole_chain(tmp_path: Path) -> None:
     assert verify(tmp_path / "out") == []
     with tarfile.open(tmp_path / "out" / "test-000000.tar") as tar:
         assert len(tar.getnames()) == 3
-    _, (sample,) = shards.scan_shard(tmp_path / "out" / "test-000000.tar")
+    _, (sample,) = tars.scan_shard(tmp_path / "out" / "test-000000.tar")
     assert sample.mel.shape == (128, 628) and sample.meta["id"] == "37386"
     tagged = {t for t, on in zip(manifest.tag_names, sample.tags, strict=True) if on}
     assert "techno" in tagged

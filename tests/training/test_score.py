@@ -13,7 +13,7 @@ import torch
 from make_shards import TINY, make_samples, make_shards
 from torch import Tensor, nn
 
-from mstag.data import shards
+from mstag.data import shards, tars
 from mstag.data.stream import ShardLoader
 from mstag.runtime import Ranks
 from mstag.training import score
@@ -63,17 +63,17 @@ def test_batches_and_threads_change_nothing(
     assert again == report
 
 
-def windows_of_two_clips(folder: Path) -> list[shards.Sample]:
+def windows_of_two_clips(folder: Path) -> list[tars.Sample]:
     """Three samples of clip "a" and one of clip "b"; each clip has one label vector."""
     samples = make_samples("w", 4)
     for number, sample in enumerate(samples):
         clip_id = "b" if number == 3 else "a"
-        samples[number] = shards.Sample(
+        samples[number] = tars.Sample(
             sample.key, sample.mel, samples[0 if clip_id == "a" else 3].tags, {"id": clip_id}
         )
     make_shards(folder, {"train": [1]})
     made = shards.read_manifest(folder)
-    rows = shards.write_shard(folder / "test-000000.tar", samples)
+    rows = tars.write_shard(folder / "test-000000.tar", samples)
     entry = shards.entry_of(folder / "test-000000.tar", 4)
     split = shards.Split(4, [entry], shards.write_index(folder, "test", rows))
     shards.write_manifest(

@@ -1,0 +1,142 @@
+"""A split's shards as open files: those of the windows at hand, opened ahead of need."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from mstag.data.order import Plan
+from mstag.data.shards import FileEntry
+from mstag.data.store import Remote, Store
+
+MAX_OPEN_SHARDS = 512
+"""A window of more shards than this stays closed and each read opens its file: ulimit -n is
+1024 on most machines."""
+NUM_FETCHES = 4
+"""Shards that are fetched at once."""
+_ADVICE_BYTES = 1 << 19
+# The kernel cuts longer advice short (io_pages of the device, 1 MB or so).
+
+
+class Shelf:
+    """Opens the shards of a window before it is read and closes them after.
+
+    While one window is read, the next one is fetched (remote shards) or read into the page
+    cache (a folder), so that reading at random within a window finds everything at hand.
+    """
+
+    def __init__(self, store: Store, split: str, plan: Plan, first_window: int = 0) -> None:
+        """``first_window`` is the one that reading starts in."""
+        self._store = store
+        self._entries = store.manifest.splits[split].shards
+        self._windows = plan.windows
+        self._check_room()
+        self._reached = self._left = first_window  # windows in [left, reached) are open
+        self._coming: dict[int, list[Future[None]]] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = ThreadPoolExecutor(NUM_FETCHES, thread_name_prefix="mstag-fetch")
+        self.handles = [-1] * len(self._entries)
+        """File descriptor of each shard; -1: not open."""
+
+    def reach(self, window: int) -> None:
+        """Waits until every window up to this one is open, and starts on the one after."""
+        while self._reached <= window:
+            for future in self._start(self._reached):
+                future.result()
+            del self._coming[self._reached]
+            self._reached += 1
+        if self._reached < len(self._windows):
+            self._start(self._reached)
+
+    def is_at_hand(self, window: int) -> bool:
+        """Whether :meth:`reach` would not have to wait."""
+        return window < self._reached or (
+            window == self._reached and all(future.done() for future in self._start(window))
+        )
+
+    def leave(self, window: int) -> None:
+        """Closes every window before this one."""
+        for number in range(self._left, window):
+            for shard in self._windows[number]:
+                self._close(shard)
+        self._left = max(self._left, window)
+
+    def read(self, shard: int, row: memoryview, start: int) -> int:
+        """Reads into ``row`` from byte ``start`` of a shard; returns how many bytes there were.
+
+        Thread-safe; releases the interpreter's lock while it reads.
+        """
+        handle = self.handles[shard]
+        if handle >= 0:
+            return os.preadv(handle, (row,), start)
+        handle = self._store.open(self._entries[shard])
+        try:
+            return os.preadv(handle, (row,), start)
+        finally:
+            os.close(handle)
+
+    def close(self) -> None:
+        """Closes everything; what is on its way is closed when it arrives."""
+        with self._lock:
+            self._closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for shard in range(len(self.handles)):
+            self._close(shard)
+
+    def _check_room(self) -> None:
+        if not isinstance(self._store, Remote):
+            return
+        in_use = min(2 * max(map(len, self._windows), default=0), len(self._entries))
+        sizes = sorted((entry.bytes for entry in self._entries), reverse=True)
+        needed = sum(sizes[:in_use])
+        what = "all shards" if len(self._windows) == 1 else "the shards of two windows"
+        remedy = "set train.shuffle_window to a smaller number of shards (0 shuffles over all)"
+        if needed > self._store.max_bytes:
+            raise ValueError(
+                f"{self._store.name}: {what} ({needed / 1e9:.1f} GB) must be at hand at once, the "
+                f"cache holds train.cache_gb = {self._store.max_bytes / 1e9:g}: raise it, or "
+                f"{remedy}"
+            )
+        if in_use > MAX_OPEN_SHARDS:
+            raise ValueError(
+                f"{self._store.name}: {what} ({in_use}) would be open at once, at most "
+                f"{MAX_OPEN_SHARDS} may be: {remedy}"
+            )
+
+    def _start(self, window: int) -> list[Future[None]]:
+        if window not in self._coming:
+            shards = self._windows[window]
+            by_read = len(shards) > MAX_OPEN_SHARDS
+            self._coming[window] = (
+                [] if by_read else [self._pool.submit(self._open, shard) for shard in shards]
+            )
+        return self._coming[window]
+
+    def _open(self, shard: int) -> None:
+        entry = self._entries[shard]
+        handle = self._store.open(entry)
+        with self._lock:
+            if self._closed:
+                os.close(handle)
+                return
+            self.handles[shard] = handle
+        if len(self._windows) > 1:
+            _read_ahead(handle, entry)
+
+    def _close(self, shard: int) -> None:
+        with self._lock:
+            handle, self.handles[shard] = self.handles[shard], -1
+        if handle >= 0:
+            os.close(handle)
+
+
+def _read_ahead(handle: int, entry: FileEntry) -> None:
+    """Asks the kernel to read a shard into the page cache, where it takes such advice."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with contextlib.suppress(OSError):
+        for start in range(0, entry.bytes, _ADVICE_BYTES):
+            os.posix_fadvise(handle, start, _ADVICE_BYTES, os.POSIX_FADV_WILLNEED)
