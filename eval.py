@@ -11,6 +11,7 @@ ends when the run is finished (it has a finished.json) and its last checkpoint i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -23,7 +24,8 @@ from mstag.console import importing, main_guard
 if TYPE_CHECKING:
     import torch
 
-    from mstag.data.shards import Manifest
+    from mstag.config import TrainConfig
+    from mstag.data.store import Store
     from mstag.runtime import Ranks
 
 POLL_EVERY_S = 2.0
@@ -31,7 +33,8 @@ POLL_EVERY_S = 2.0
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", type=Path, metavar="RUN|BUNDLE")
-@click.option("--shards", type=Path, help="Folder of shards.  [default: shards/DATASET]")
+@click.option("--shards", help="Folder of shards, or its address.  [default: shards/DATASET]")
+@click.option("--s3-endpoint", help="S3 service of an s3:// address.  [default: the run's]")
 @click.option("--split", default=None, help="train, valid or test.  [default: test]")
 @click.option("--json", "json_path", type=Path, help="Also writes the report here; - is stdout.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Clips a step; changes no score.")
@@ -46,7 +49,8 @@ POLL_EVERY_S = 2.0
 @click.option("--watch", is_flag=True, help="Scores each new checkpoint of RUN on valid.")
 def main(
     source: Path,
-    shards: Path | None,
+    shards: str | None,
+    s3_endpoint: str | None,
     split: str | None,
     json_path: Path | None,
     batch_size: int | None,
@@ -70,16 +74,18 @@ def main(
         ranks = runtime.start_ranks(picked)
         runtime.set_up_logging(ranks)
         if watch:
-            watch_run(source, shards, picked, ranks, options, json_path)
+            watch_run(source, shards, s3_endpoint, picked, ranks, options, json_path)
         else:
-            score_best(source, shards, split or "test", picked, ranks, options, json_path)
+            split = split or "test"
+            score_best(source, shards, s3_endpoint, split, picked, ranks, options, json_path)
     finally:
         runtime.stop_ranks()
 
 
 def score_best(
     source: Path,
-    shards: Path | None,
+    shards: str | None,
+    s3_endpoint: str | None,
     split: str,
     device: torch.device,
     ranks: Ranks,
@@ -88,20 +94,19 @@ def score_best(
 ) -> None:
     """Scores a run's best weights, or a bundle, once."""
     from mstag import config
-    from mstag.data.shards import read_manifest
     from mstag.models.bundle import load_bundle
     from mstag.training import runs, score
 
     is_run = (source / runs.CONFIG).exists()
     bundle = load_bundle(source / runs.BEST if is_run else source, device)
-    folder = shards or Path("shards") / str(bundle.dataset["name"])
-    manifest = read_manifest(folder)
+    train_config = runs.read_config(source).train if is_run else config.TrainConfig()
+    store = open_shards(shards, str(bundle.dataset["name"]), train_config, s3_endpoint)
     digests = config.features_digest(bundle.features), config.tags_digest(bundle.tag_names)
-    check_fits(source, folder, digests, manifest)
+    check_fits(source, store, digests)
     report, predictions = score.score_split(
-        bundle.model, folder, split, device=device, ranks=ranks, **options
+        bundle.model, store, split, device=device, ranks=ranks, **options
     )
-    report = score.full_report(report, manifest, bundle.digest)
+    report = score.full_report(report, store.manifest, bundle.digest)
     if ranks.is_first:
         if is_run:
             score.write_eval(source, report, predictions)
@@ -110,7 +115,8 @@ def score_best(
 
 def watch_run(
     run: Path,
-    shards: Path | None,
+    shards: str | None,
+    s3_endpoint: str | None,
     device: torch.device,
     ranks: Ranks,
     options: dict[str, Any],
@@ -120,15 +126,14 @@ def watch_run(
 
     A checkpoint that appears while another is scored may be passed over for a newer one.
     """
-    from mstag.data.shards import read_manifest
     from mstag.models import build_model
     from mstag.training import checkpoint, runs, score
 
     if ranks.world_size > 1:
         raise ValueError("--watch: scores with one process; start it without torchrun")
     config = runs.read_config(run)
-    folder = shards or Path("shards") / config.dataset.name
-    manifest = read_manifest(folder)
+    store = open_shards(shards, config.dataset.name, config.train, s3_endpoint)
+    manifest = store.manifest
     features = manifest.features
     model = build_model(
         config.model, features.n_mels, features.num_frames, len(manifest.tag_names)
@@ -142,10 +147,10 @@ def watch_run(
             state = load_if_there(newest)
             if state is None:
                 continue
-            check_fits(run, folder, (state["features_digest"], state["tags_digest"]), manifest)
+            check_fits(run, store, (state["features_digest"], state["tags_digest"]))
             model.load_state_dict(state["engine"]["model"])
             report, _ = score.score_split(
-                model, folder, "valid", device=device, ranks=ranks, **options
+                model, store, "valid", device=device, ranks=ranks, **options
             )
             report = score.full_report(report, manifest, newest.stem)
             show({"step": state["step"], **report}, json_path)
@@ -166,19 +171,30 @@ def load_if_there(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def check_fits(source: Path, folder: Path, digests: tuple[str, str], manifest: Manifest) -> None:
+def open_shards(
+    where: str | None, name: str, train_config: TrainConfig, s3_endpoint: str | None
+) -> Store:
+    """The shards to score, with the cache and endpoint that the run was trained with."""
+    from mstag.training import runs
+
+    if s3_endpoint is not None:
+        train_config = dataclasses.replace(train_config, s3_endpoint=s3_endpoint)
+    return runs.open_shards(where, name, train_config)
+
+
+def check_fits(source: Path, store: Store, digests: tuple[str, str]) -> None:
     """Refuses shards whose features or tags are not those that the weights were trained on.
 
     Raises:
         ValueError: says which of the two differ.
     """
-    theirs = manifest.features_digest, manifest.tags_digest
+    theirs = store.manifest.features_digest, store.manifest.tags_digest
     for what, own, other in zip(("features", "tags"), digests, theirs, strict=True):
         if own != other:
             raise ValueError(
-                f"{source}: was trained on other {what} than those of the shards {folder} (digest "
-                f"{own[:12]}, there {other[:12]}), so a score would mean nothing; name the shards "
-                "that fit with --shards"
+                f"{source}: was trained on other {what} than those of the shards {store.name} "
+                f"(digest {own[:12]}, there {other[:12]}), so a score would mean nothing; name the "
+                "shards that fit with --shards"
             )
 
 

@@ -21,7 +21,7 @@ import click
 
 from mstag.config import Config, load_config, to_tables
 from mstag.console import importing, main_guard
-from mstag.data.shards import Manifest, read_manifest
+from mstag.data.store import Store
 from mstag.training import runs
 
 log = logging.getLogger("mstag")
@@ -29,14 +29,14 @@ log = logging.getLogger("mstag")
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", "path", type=Path, required=True, help="Settings, a TOML file.")
-@click.option("--shards", type=Path, help="Folder of shards.  [default: shards/DATASET]")
+@click.option("--shards", help="Folder of shards, or its address.  [default: shards/DATASET]")
 @click.option("--out", "run", type=Path, help="Run folder.  [default: runs/DATASET]")
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Changes a setting."
 )
 @click.option("--fresh", is_flag=True, help="Moves an earlier run aside and starts anew.")
 def main(
-    path: Path, shards: Path | None, run: Path | None, overrides: tuple[str, ...], fresh: bool
+    path: Path, shards: str | None, run: Path | None, overrides: tuple[str, ...], fresh: bool
 ) -> None:
     """Trains a tagger on shards, and scores it on their test split.
 
@@ -44,22 +44,21 @@ def main(
     """
     # ---- Settings and data: checked before torch takes its seconds --------------------------
     config = load_config(path, overrides)
-    shards = shards or Path("shards") / config.dataset.name
     run = run or Path("runs") / config.dataset.name
-    manifest = read_manifest(shards)
-    runs.check_shards(shards, manifest, config)
+    store = runs.open_shards(shards, config.dataset.name, config.train)
+    runs.check_shards(store.name, store.manifest, config)
     with importing("torch"):
         import torch  # noqa: F401
     from mstag.runtime import stop_ranks
 
     try:
-        train(config, shards, manifest, run, fresh=fresh)
+        train(config, store, run, fresh=fresh)
     finally:
         stop_ranks()
 
 
-def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh: bool) -> None:
-    """Trains as ``config`` says, from ``shards``, into the folder ``run``."""
+def train(config: Config, store: Store, run: Path, *, fresh: bool) -> None:
+    """Trains as ``config`` says, from the shards of ``store``, into the folder ``run``."""
     from mstag import metrics, runtime
     from mstag.data.stream import ShardLoader
     from mstag.models import build_model
@@ -80,16 +79,20 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
     check_batch_size(batch_size, ranks.world_size)
 
     # ---- Data: every rank reads its part of each global batch -------------------------------
+    manifest = store.manifest
     loader = ShardLoader(
-        shards,
+        store,
         "train",
         batch_size=batch_size,
         shuffle=True,
         seed=config.train.seed,
+        window=config.train.shuffle_window,
         rank=ranks.rank,
         world_size=ranks.world_size,
         num_threads=config.train.loader_threads,
         device=device,
+        on_bad_clip=config.train.on_bad_clip,
+        max_bad_clips=config.train.max_bad_clips,
     )
     total_steps = len(loader) * config.train.epochs
 
@@ -151,6 +154,10 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
         epoch = progress.step / len(loader)
         return {"step": progress.step, "clips_seen": progress.clips_seen, "epoch": epoch}
 
+    def refused() -> int:
+        """Damaged clips of this epoch that the ranks have left out so far."""
+        return runtime.sum_over_ranks(loader.num_refused, ranks)
+
     def save() -> float:
         """Writes a checkpoint, whose content is all that resuming takes; returns the time."""
         progress.num_lines = tracker.num_lines
@@ -159,7 +166,7 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
             "step": progress.step,
             "progress": dataclasses.asdict(progress),
             "engine": engine.state_dict(),
-            "loader": loader.state_dict(),
+            "loader": loader.state_dict() | {"refused": refused()},
         }
         if ranks.is_first:
             checkpoint.save(run / runs.CHECKPOINTS, state, keep=config.train.keep_checkpoints)
@@ -189,17 +196,19 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
                     }
                     tracker.log(axes() | line)
 
-                stopped = stop.agreed(ranks)
-                if stopped or time.monotonic() - saved_at >= config.train.checkpoint_every_s:
+                save_due = time.monotonic() - saved_at >= config.train.checkpoint_every_s
+                stopped, save_due = stop.agreed(ranks, due=save_due)
+                if stopped or save_due:
                     saved_at = save()
                 end_if(stopped, progress.step)
 
             steps_per_s, data_wait = epoch_clock.lap()
             report, predictions = score.score_split(
-                engine.model, shards, "valid", device=device, ranks=ranks, num_resamples=0
+                engine.model, store, "valid", device=device, ranks=ranks, num_resamples=0
             )
             valid = {key: report[key] for key in ("roc_auc", "pr_auc", "loss")}
-            tracker.log(axes() | {f"valid/{key}": value for key, value in valid.items()})
+            ledger = loader.ledger(refused())
+            tracker.log(axes() | ledger | {f"valid/{key}": value for key, value in valid.items()})
             progress.epoch += 1
             is_best = progress.note_score(report["roc_auc"])
             if is_best and ranks.is_first:
@@ -216,14 +225,14 @@ def train(config: Config, shards: Path, manifest: Manifest, run: Path, *, fresh:
                 f"data wait {data_wait:.1%}  {display.eta()}\n"
                 f"    {runs.score_line(report)}{'  best so far' if is_best else ''}"
             )
-            end_if(stop.agreed(ranks), progress.step)
+            end_if(stop.agreed(ranks)[0], progress.step)
 
         # ---- The end: the best weights on the test split, once ------------------------------
         test_report = None
         if runs.has_clips(manifest, "test"):
             best = load_bundle(run / runs.BEST, device)
             report, predictions = score.score_split(
-                best.model, shards, "test", device=device, ranks=ranks
+                best.model, store, "test", device=device, ranks=ranks
             )
             test = {key: report[key] for key in ("roc_auc", "pr_auc")}
             tracker.log(axes() | {f"test/{key}": value for key, value in test.items()})

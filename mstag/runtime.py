@@ -84,6 +84,11 @@ def largest_over_ranks(number: int, ranks: Ranks) -> int:
     return int(tensor)
 
 
+def sum_over_ranks(number: int, ranks: Ranks) -> int:
+    """The sum of the ranks' numbers, known to all."""
+    return sum(gather_over_ranks(number, ranks))
+
+
 def gather_over_ranks(value: Any, ranks: Ranks) -> list[Any]:
     """Every rank's value, in the order of ranks, on every rank.
 
@@ -227,13 +232,15 @@ class StopSignal:
         self.number = 0
         self._before: dict[int, Any] = {}
 
-    def agreed(self, ranks: Ranks) -> int:
-        """The signal that any rank has seen, the same answer on all; 0: none.
+    def agreed(self, ranks: Ranks, *, due: bool = False) -> tuple[int, bool]:
+        """The signal that any rank has seen (0: none), and whether something is due on any.
 
-        Costs one small gloo reduction (0.1 ms on one machine), which a GPU does not notice:
-        its queue of work is longer.
+        The same answer on every rank: their clocks and signals differ, what they do next
+        must not. Costs one small gloo reduction (0.1 ms on one machine), which a GPU does
+        not notice: its queue of work is longer.
         """
-        return largest_over_ranks(self.number, ranks)
+        packed = largest_over_ranks(2 * self.number + due, ranks)
+        return packed // 2, bool(packed % 2)
 
     def __enter__(self) -> StopSignal:
         for number in (signal.SIGINT, signal.SIGTERM):

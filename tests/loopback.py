@@ -28,8 +28,8 @@ class Server(ThreadingHTTPServer):
     Moods, one a request: a status code; a location to redirect to; "cut", "stall" (half, then
     the end or nothing), "short" and "long" (Content-Length says half, or double), "no length"
     (and twice the content), "garbage" (right length, wrong bytes), "no ranges", "wrong range",
-    "no total" (where the file ends), "any version" (ignores If-Range), "nameless" (says no
-    version).
+    "no total" (where the file ends; also with "cut"), "any version" (ignores If-Range),
+    "nameless" (says no version).
     """
 
     daemon_threads = True
@@ -84,8 +84,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         body = content[start:]
         if start:
-            start = 0 if mood == "wrong range" else start
-            total = "*" if mood == "no total" else len(content)
+            if mood == "wrong range":
+                start, body = 0, content
+            total = "*" if "no total" in mood else len(content)
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{total}")
         if mood != "nameless":
             self.send_header("Last-Modified", server.date)
@@ -95,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             factor = {"short": 0.5, "long": 2}.get(mood, 1)
             self.send_header("Content-Length", str(int(len(body) * factor)))
         self.end_headers()
-        if mood in ("cut", "stall"):
+        if "cut" in mood or mood == "stall":
             self.wfile.write(body[: len(body) // 2])
             server.half_sent.set()
             if mood == "stall":
@@ -135,6 +136,10 @@ class CuttingProxy(socketserver.ThreadingTCPServer):
         self.limits: list[int] = []
         self.heard: list[bytes] = []  # what clients sent
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Relay(socketserver.BaseRequestHandler):

@@ -97,9 +97,10 @@ def test_seeds_are_a_function_of_the_whole_key() -> None:
 def test_a_signal_is_remembered_once() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with runtime.StopSignal() as stop:
-        assert stop.agreed(Ranks()) == 0
+        assert stop.agreed(Ranks()) == (0, False)
+        assert stop.agreed(Ranks(), due=True) == (0, True)
         signal.raise_signal(signal.SIGTERM)
-        assert stop.agreed(Ranks()) == signal.SIGTERM
+        assert stop.agreed(Ranks()) == (signal.SIGTERM, False)
         assert signal.getsignal(signal.SIGTERM) == before, "a second one must act"
     with runtime.StopSignal() as stop:
         assert stop.number == 0

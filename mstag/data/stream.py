@@ -149,6 +149,24 @@ class ShardLoader:
             return order.shuffled(sizes, self.seed, self.epoch, self.window)
         return order.sequential(sizes)
 
+    def ledger(self, num_refused: int) -> dict[str, int]:
+        """What became of the clips of an epoch that is done, for metrics.
+
+        Args:
+            num_refused: ``num_refused`` of all ranks together.
+
+        Raises:
+            ValueError: the ranks together have refused more than ``max_bad_clips``.
+        """
+        if num_refused > self.max_bad_clips * self.num_clips:
+            raise ValueError(f"{self._too_many(num_refused)} (all ranks together)")
+        num_read = self.num_clips - self.num_dropped
+        return {
+            "data/seen": num_read - num_refused,
+            "data/dropped": self.num_dropped,
+            "data/refused": num_refused,
+        }
+
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order the next iteration follows."""
         if epoch != self.epoch:
@@ -286,10 +304,14 @@ class ShardLoader:
                 log.warning(f"refused: {self._reader.describe(clip)}")
             if self.num_refused > self.max_bad_clips * self.num_clips:
                 raise ValueError(
-                    f"{self.num_refused} damaged clips in epoch {self.epoch} of split "
-                    f"{self.split}, more than train.max_bad_clips = {self.max_bad_clips:g} of "
-                    f"{self.num_clips} allows; the last: {self._reader.describe(clip)}"
+                    f"{self._too_many(self.num_refused)}; the last: {self._reader.describe(clip)}"
                 )
+
+    def _too_many(self, num_refused: int) -> str:
+        return (
+            f"{num_refused} damaged clips in epoch {self.epoch} of split {self.split}, more than "
+            f"train.max_bad_clips = {self.max_bad_clips:g} of {self.num_clips} allows"
+        )
 
     def _is_cuda(self) -> bool:
         return self.device is not None and str(self.device).startswith("cuda")

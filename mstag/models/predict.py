@@ -25,6 +25,8 @@ class Predictions:
     """0/1, (n, num_tags)."""
     mask: npt.NDArray[np.uint8] | None = None
     """1 = the label is known, (n, num_tags); None: all are."""
+    numbers: npt.NDArray[np.int64] | None = None
+    """Which samples of their split they are, n; None: not of a split."""
 
 
 def predict(
@@ -38,11 +40,13 @@ def predict(
 
     Args:
         model: (B, 1, n_mels, num_frames) -> logits (B, num_tags).
-        batches: dicts with mel, tags and id, and mask where labels are partial; B may be 0.
+        batches: dicts with mel, tags and id, and mask where labels are partial; "number" is
+            passed on; B may be 0.
             Their buffers may be reused: nothing of them is kept.
         device: where the model is.
     """
     ids: list[str] = []
+    numbers: list[npt.NDArray[np.int64]] = []
     scores: list[Tensor] = []
     known: dict[str, list[npt.NDArray[np.uint8]]] = {"tags": [], "mask": []}
     was_training = model.training
@@ -52,6 +56,8 @@ def predict(
             for batch in batches:
                 mel = batch["mel"].to(device, torch.float32)
                 ids.extend(batch["id"])
+                if "number" in batch:
+                    numbers.append(batch["number"])
                 # An empty batch keeps the number of tags; kernels need not accept it.
                 empty = mel.new_empty(batch["tags"].shape)
                 scores.append(torch.sigmoid(model(mel)) if len(mel) else empty)
@@ -66,6 +72,7 @@ def predict(
         scores=torch.cat(scores).cpu().numpy() if scores else labels.astype(np.float32),
         labels=labels,
         mask=np.concatenate(known["mask"]) if known["mask"] else None,
+        numbers=np.concatenate(numbers) if numbers else None,
     )
 
 

@@ -65,6 +65,19 @@ def check_batch_size(batch_size: int, world_size: int) -> None:
         )
 
 
+def check_enough_left(num_clips: int) -> None:
+    """Refuses a rank's part of a batch that damaged clips have left with less than two.
+
+    Raises:
+        ValueError: says so.
+    """
+    if num_clips < 2:
+        raise ValueError(
+            f"{num_clips} clips are left of this rank's part of a batch, the others are damaged: "
+            "BatchNorm needs 2; mend the shards (`shard-tools verify` names the damage)"
+        )
+
+
 def masked_loss(logits_BK: Tensor, y_BK: Tensor, known_BK: Tensor | None, ranks: Ranks) -> Tensor:
     """Binary cross-entropy, the mean over every known label of the global batch.
 
@@ -127,6 +140,11 @@ class Engine:
         x_B1MT = batch["mel"].to(self.device, torch.float32)
         y_BK = batch["tags"].to(self.device, torch.float32)
         known_BK = batch["mask"].to(self.device, torch.float32) if "mask" in batch else None
+        if self.config.on_bad_clip == "skip":
+            check_enough_left(len(x_B1MT))
+            if known_BK is None and self.ranks.world_size > 1:
+                # Ranks may have lost different numbers of clips: count what is known.
+                known_BK = torch.ones_like(y_BK)
         rng = np.random.default_rng(key)
         x_B1MT, y_BK, known_BK = augment(x_B1MT, y_BK, known_BK, self.config, rng)
         if self.config.channels_last:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mstag import config, files
 from mstag.data.shards import Manifest
+from mstag.data.store import Store, open_store
 
 log = logging.getLogger("mstag")
 
@@ -70,7 +71,23 @@ def is_finished(run: Path) -> bool:
     return (run / FINISHED).exists()
 
 
-def check_shards(folder: Path, manifest: Manifest, settings: config.Config) -> None:
+def open_shards(where: str | None, name: str, settings: config.TrainConfig) -> Store:
+    """Opens shards for training or scoring.
+
+    Args:
+        where: a folder or an address; None: ``shards/NAME``.
+        name: of the dataset.
+        settings: the cache for remote shards, the S3 endpoint.
+    """
+    return open_store(
+        where or Path("shards") / name,
+        cache_folder=settings.cache_dir,
+        cache_gb=settings.cache_gb,
+        s3_endpoint=settings.s3_endpoint,
+    )
+
+
+def check_shards(folder: Path | str, manifest: Manifest, settings: config.Config) -> None:
     """Refuses shards that are not what the config describes, or too few to train on.
 
     Raises:
@@ -100,7 +117,7 @@ def check_shards(folder: Path, manifest: Manifest, settings: config.Config) -> N
         )
 
 
-def require_split(folder: Path, manifest: Manifest, split: str) -> None:
+def require_split(folder: Path | str, manifest: Manifest, split: str) -> None:
     """Refuses a split that is not there or has no clips.
 
     Raises:

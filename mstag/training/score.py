@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from torch import nn
 from tqdm import tqdm
 
 from mstag import files, metrics, runtime
-from mstag.data import shards
+from mstag.data.shards import Manifest
+from mstag.data.store import Store, open_store
 from mstag.data.stream import ShardLoader
 from mstag.models.predict import Predictions, average_per_clip, predict
 from mstag.runtime import Ranks
@@ -30,7 +29,7 @@ CLIPS_PER_RANK = 32
 
 def score_split(
     model: nn.Module,
-    folder: Path,
+    where: Path | str | Store,
     split: str,
     *,
     device: torch.device,
@@ -44,7 +43,7 @@ def score_split(
     Args:
         model: the network, on ``device``; with several ranks, rank 0's BatchNorm statistics
             count for all (DDP lets them drift apart between two forward passes).
-        folder: shards.
+        where: a folder of shards, the address of one, or an open store.
         split: "train", "valid" or "test".
         device: where to compute.
         ranks: of this process.
@@ -60,10 +59,10 @@ def score_split(
         ValueError: no such split, an empty one, or damaged shards.
         RuntimeError: a sample was missed or seen twice.
     """
-    manifest = shards.read_manifest(folder)
-    runs.require_split(folder, manifest, split)
+    store = open_store(where)
+    runs.require_split(store.name, store.manifest, split)
     loader = ShardLoader(
-        folder,
+        store,
         split,
         batch_size=batch_size or CLIPS_PER_RANK * ranks.world_size,
         shuffle=False,
@@ -79,49 +78,39 @@ def score_split(
     bar = tqdm(loader, desc=f"scoring {split}", unit="batch", delay=2, leave=False, disable=hidden)
     own = predict(model, bar, device)
     samples = _concatenated(runtime.gather_over_ranks(own, ranks))
-    check_each_once(samples.ids, sample_ids(folder, manifest, split), f"{folder}, split {split}")
+    check_each_once(samples.numbers, loader.num_clips, f"{store.name}, split {split}")
     predictions = average_per_clip(_sorted_by_id(samples))
     report = metrics.evaluate(
         predictions.labels,
         predictions.scores,
-        manifest.tag_names,
+        store.manifest.tag_names,
         predictions.mask,
         num_resamples=num_resamples,
     )
     return {"split": split, **report}, predictions
 
 
-def sample_ids(folder: Path, manifest: shards.Manifest, split: str) -> list[str]:
-    """The clip id of every sample of a split, read from the shards past the loader.
+def check_each_once(
+    numbers: np.ndarray[Any, np.dtype[np.int64]] | None, num_samples: int, where: str
+) -> None:
+    """Asserts that scoring saw each sample of a split once (a window is a sample).
 
-    Costs one small read a sample, out of the page cache when the split was just scored.
-    """
-    handles = [os.open(folder / entry.name, os.O_RDONLY) for entry in manifest.splits[split].shards]
-    try:
-        return [
-            json.loads(
-                os.pread(handles[row["shard"]], int(row["json_bytes"]), int(row["json_at"]))
-            )["id"]
-            for row in shards.read_index(folder, split, manifest)
-        ]
-    finally:
-        for handle in handles:
-            os.close(handle)
-
-
-def check_each_once(seen: list[str], expected: list[str], where: str) -> None:
-    """Asserts that scoring saw each sample as often as it is stored (a window is a sample).
+    Args:
+        numbers: of the samples that were scored, on all ranks together.
+        num_samples: how many the manifest says there are.
+        where: what messages call the split.
 
     Raises:
-        RuntimeError: with the numbers and the first ids that are wrong.
+        RuntimeError: with the numbers that are wrong.
     """
-    seen_times, expected_times = Counter(seen), Counter(expected)
-    if seen_times == expected_times:
+    assert numbers is not None, "scored batches without sample numbers"
+    times = np.bincount(numbers, minlength=num_samples)
+    if len(times) == num_samples and (times == 1).all():
         return
-    missed, twice = expected_times - seen_times, seen_times - expected_times
+    missed, twice = np.flatnonzero(times == 0), np.flatnonzero(times > 1)
     raise RuntimeError(
-        f"{where}: {len(seen)} samples were scored, {len(expected)} are stored; missed "
-        f"{missed.total()} {sorted(missed)[:3]}, too many {twice.total()} {sorted(twice)[:3]}: "
+        f"{where}: {len(numbers)} samples were scored, {num_samples} are stored; missed "
+        f"{len(missed)} {missed[:3].tolist()}, more than once {len(twice)} {twice[:3].tolist()}: "
         "the score would be wrong and is not given"
     )
 
@@ -148,7 +137,7 @@ def write_eval(run: Path, report: dict[str, Any], predictions: Predictions) -> N
 
 
 def full_report(
-    report: dict[str, Any], manifest: shards.Manifest, checkpoint_digest: str
+    report: dict[str, Any], manifest: Manifest, checkpoint_digest: str
 ) -> dict[str, Any]:
     """A report of :func:`score_split` with what was scored and what the split is worth.
 
@@ -180,6 +169,8 @@ def _concatenated(parts: list[Predictions]) -> Predictions:
         scores=np.concatenate([part.scores for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
         mask=np.concatenate(masks) if masks else None,
+        # An empty part has no say; that every sample is there is checked next.
+        numbers=np.concatenate([p.numbers for p in parts if p.numbers is not None]),
     )
 
 

@@ -96,11 +96,21 @@ def test_a_file_that_changed_meanwhile_is_not_mixed(
     assert (tmp_path / "clip.bin").read_bytes() == server.content
 
 
-@pytest.mark.parametrize("mood", ["no ranges", "wrong range", "no total"])
-def test_a_server_that_resumes_badly(server: Server, tmp_path: Path, mood: str) -> None:
+@pytest.mark.parametrize(
+    ("mood", "then"),
+    [
+        ("no ranges", []),
+        ("wrong range", [None]),
+        ("cut, no total", [f"bytes={HALF * 3 // 2}-"]),
+    ],
+)
+def test_a_server_that_resumes_badly(
+    server: Server, tmp_path: Path, mood: str, then: list[str | None]
+) -> None:
     server.moods = ["cut", mood]
     fetch(server, tmp_path / "clip.bin")
     assert (tmp_path / "clip.bin").read_bytes() == CONTENT
+    assert server.ranges == [None, f"bytes={HALF}-", *then]
 
 
 def test_a_server_that_names_no_version(server: Server, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from loopback import CONTENT, CuttingProxy, cutting_proxy, sha256
 from shared_data import REPOSITORY
 
 from mstag.data import answers
+from mstag.data.cache import ShardCache
 from mstag.data.remote import download, read_bytes
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed (pip install 'mstag[s3]')")
@@ -93,6 +95,18 @@ def test_an_endpoint_of_ones_own(
         with pytest.raises(ValueError, match=r"endpoint|user name") as error:
             fetch(tmp_path / "b.tar", s3_endpoint=endpoint)
         assert "TOPSECRET" not in str(error.value)
+
+
+def test_the_cache_fetches_from_s3(
+    proxy: CuttingProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    cache = ShardCache(tmp_path / "cache", len(CONTENT))
+    for _ in range(2):
+        handle = cache.fetch(URL, sha256(CONTENT), len(CONTENT), s3_endpoint=proxy.url)
+        assert os.pread(handle, len(CONTENT) + 1, 0) == CONTENT
+        os.close(handle)
+    assert b"".join(proxy.heard).count(b"GET /") == 1
 
 
 def test_threads_share_one_client(proxy: CuttingProxy, tmp_path: Path) -> None:

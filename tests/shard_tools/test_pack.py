@@ -207,7 +207,7 @@ def swap(out: Path) -> None:
         (lambda out: (out / "test-000000.tar").unlink(), "test-000000.tar: missing"),
         (lambda out: os.truncate(out / "train-000000.tar", 8192), "bytes, the manifest says"),
         (swap, "train-000000.tar: sha256"),
-        (lambda out: flip(out / "train.index.npy", 200), "index is stale or damaged"),
+        (lambda out: flip(out / "train.index.npy", 200), "train.index.npy: sha256"),
         (lambda out: (out / "manifest.json").unlink(), "no manifest.json"),
     ],
     ids=["payload", "header", "missing", "cut", "swapped", "index", "manifest"],
