@@ -31,7 +31,7 @@ from mstag import config, files
 from mstag.data import shards, splits, tags, tars
 from mstag.data.audio import load_audio
 from mstag.data.clips import Catalogue, Clip
-from mstag.data.features import LogMel, windows
+from mstag.data.features import LogMel, require_recipe, windows
 
 RECEIPTS = ".pack"
 RECIPE_VERSION = 1
@@ -92,8 +92,10 @@ def pack(
 
     Raises:
         ValueError: no clips, more clips skipped than ``shards.max_skipped`` allows (no
-            manifest is left then), or another pack is at work in ``out_dir``.
+            manifest is left then), an unknown recipe, or another pack is at work in
+            ``out_dir``.
     """
+    require_recipe(settings.features)
     if not catalogue.clips:
         raise ValueError(f"dataset {catalogue.dataset}: no clips to pack in {data_dir}")
     limit = settings.shards.max_skipped

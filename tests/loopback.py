@@ -38,6 +38,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
         self.files: dict[str, bytes] = {}  # what is not in here is self.content
+        self.missing: set[str] = set()
         self.date = DATE
         self.etag = ""
         self.moods: list[str] = []
@@ -64,6 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         server.ranges.append(wanted)
         server.if_ranges.append(self.headers["If-Range"])
         server.paths.append(self.path)
+        if self.path.split("?")[0] in server.missing:
+            mood = "404"
         if mood.isdigit():
             self.send_error(int(mood))
             return

@@ -58,17 +58,34 @@ def mel_filters(features: FeatureConfig) -> NDArray[np.float64]:
     return np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
 
 
+def require_recipe(features: FeatureConfig) -> None:
+    """Refuses features that were made in a way nobody told us.
+
+    Raises:
+        ValueError: the recipe is "unknown".
+    """
+    if features.recipe == "unknown":
+        raise ValueError(
+            'features.recipe = "unknown": the spectrograms were made elsewhere, so audio cannot be '
+            "turned into such ones; name the recipe with `shard-tools index --config`"
+        )
+
+
 class LogMel:
     """Computes log-mel spectrograms; holds the window and the filters.
 
     Args:
         features: the settings.
         device: where the constants live; waveforms must be there too.
+
+    Raises:
+        ValueError: the recipe is "unknown".
     """
 
     def __init__(self, features: FeatureConfig, device: str | torch.device = "cpu") -> None:
         import torch
 
+        require_recipe(features)
         self.features = features
         self._window = torch.hann_window(features.n_fft, periodic=True, device=device)
         self._filters = torch.from_numpy(mel_filters(features).astype(np.float32)).to(device)

@@ -56,12 +56,16 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Where in its samples somebody else keeps the spectrogram."""
+    """Where in their samples somebody else keeps the spectrogram and the labels."""
 
     mel: str
     """Extension of the member (what follows the first dot of its name)."""
     key: str = ""
     """Name of the array in an .npz."""
+    labels: str = ""
+    """Extension of the member that the labels were taken from; the loader never opens it."""
+    labels_key: str = ""
+    """Name of the array in it, where that is an .npz."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class Remote(Store):
     def __init__(self, address: str, cache: ShardCache, s3_endpoint: str = "") -> None:
         remote.check_scheme(address)
         self._address, self._cache, self._s3_endpoint = address, cache, s3_endpoint
-        self.name = address.partition("?")[0]
+        self.name = remote.shown(address)
         content = remote.read_bytes(self._url(shards.MANIFEST_NAME), s3_endpoint=s3_endpoint)
         self.manifest = shards.parse_manifest(content, f"{self.name}{shards.MANIFEST_NAME}")
 
