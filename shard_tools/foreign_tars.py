@@ -83,7 +83,8 @@ class TarReader:
             TarDamageError: the tar is cut, damaged, compressed or holds sparse files.
         """
         name, size = "", -1  # from an extended header, for the member behind it
-        while (at := self.position) >= 0 and (block := self._header_block()) != _ZEROS:
+        while (block := self._header_block()) != _ZEROS:
+            at = self.position - _BLOCK
             info = _parse_header(block, at)
             content_bytes = info.size if size < 0 else size
             match info.type:

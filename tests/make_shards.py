@@ -68,7 +68,7 @@ def make_shards(
     tags = [
         {
             "tag": f"tag {i}",
-            "positives": {s: int(sum(x.tags[i] for x in content[s])) for s in content},
+            "positives": {s: sum(int(x.tags[i]) for x in content[s]) for s in content},
         }
         for i in range(num_tags)
     ]
