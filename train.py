@@ -89,7 +89,7 @@ def train(config: Config, store: Store, run: Path, *, fresh: bool) -> None:
         window=config.train.shuffle_window,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        num_threads=config.train.loader_threads,
+        num_workers=config.train.loader_workers,
         device=device,
         on_bad_clip=config.train.on_bad_clip,
         max_bad_clips=config.train.max_bad_clips,

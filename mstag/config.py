@@ -192,8 +192,8 @@ class TrainConfig:
     """Seed of initial weights, epoch order, dropout and augmentation."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
-    loader_threads: int = 2
-    """Reading threads per rank; 0 reads in the training thread."""
+    loader_workers: int = 2
+    """Reading processes per rank; 0 reads in the training process."""
     shuffle_window: int = 0
     """Shards whose clips are shuffled together; 0: all, the best shuffle. A few shards spare a
     slow disk its seeks, and let training on remote shards start before all have come."""
@@ -228,7 +228,7 @@ class TrainConfig:
             "num_mel_masks",
             "mel_mask_bands",
             "seed",
-            "loader_threads",
+            "loader_workers",
             "shuffle_window",
             "checkpoint_every_s",
         ):

@@ -136,6 +136,71 @@ def pack(
 
 @cli.command()
 @FOLDER
+@click.option(
+    "--tags",
+    "tags_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The tags, one a line, in the order of the label vectors.",
+)
+@click.option("--name", help="What to call the dataset.  [default: as the folder is called]")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Its [features] say how the spectrograms were made.  [default: unknown]",
+)
+@click.option(
+    "--split",
+    "split_rules",
+    multiple=True,
+    metavar="NAME=GLOB",
+    help="Tars of train, valid or test, e.g. 'train=a-*.tar'.  [default: as file names say]",
+)
+@click.option("--mel", metavar="EXT[:KEY]", help="Member with the spectrogram, e.g. mel.npy.")
+@click.option("--labels", metavar="EXT[:KEY]", help="Member with the labels, e.g. cls, npz:tags.")
+@JSON
+def index(
+    folder: Path,
+    tags_path: Path,
+    name: str | None,
+    config_path: Path | None,
+    split_rules: tuple[str, ...],
+    mel: str | None,
+    labels: str | None,
+    as_json: bool,
+) -> int:
+    """Make WebDataset tars that someone else wrote ready for training.
+
+    Reads every tar of FOLDER once and writes a manifest and an index beside them; or names
+    every fault (exit code 1) and writes nothing.
+    """
+    from shard_tools import index as indexing
+
+    report = indexing.index(
+        folder,
+        tags_path,
+        name=name,
+        settings=load_config(config_path) if config_path else None,
+        split_rules=split_rules,
+        mel=mel,
+        labels=labels,
+        progress=not as_json,
+    )
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    if as_json:
+        click.echo(json.dumps(report.summary(folder)))
+    elif report.manifest:
+        click.echo(indexing.format_report(folder, report.manifest), nl=False)
+    else:
+        click.echo("\n".join(report.shown_faults()), err=True)
+        click.echo(f"{folder}: {len(report.faults)} faults, nothing written")
+    return 1 if report.faults else 0
+
+
+@cli.command()
+@FOLDER
 @JSON
 def verify(folder: Path, as_json: bool) -> int:
     """Read every byte of a folder of shards and name every fault (exit code 1)."""

@@ -10,12 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mstag.data import foreign
-from mstag.data.shards import Foreign
 from shard_tools.foreign_samples import (
     LABEL_KINDS,
     MEL_KINDS,
     PICKLES,
     Group,
+    Layout,
     groups,
     kind,
     place,
@@ -72,7 +72,7 @@ def first_sample(paths: Iterable[Path]) -> tuple[str, Group] | str:
 
 def find_layout(
     group: Group, tag_names: list[str], mel: Place | None = None, labels: Place | None = None
-) -> tuple[Foreign, tuple[int, ...] | None]:
+) -> tuple[Layout, tuple[int, ...] | None]:
     """Finds spectrogram and labels in a sample.
 
     Args:
@@ -110,7 +110,7 @@ def find_layout(
             reasons[where] = str(error)
             likely += [where] if kind(where[0]) in ("cls", "json") else []
     labels_at = _choose("--labels", "labels", labels, readable, likely, reasons, group)
-    return Foreign(*mel_at, *labels_at), shapes.get(mel_at)
+    return Layout(*mel_at, *labels_at), shapes.get(mel_at)
 
 
 def _places(group: Group, kinds: tuple[str, ...]) -> list[Place]:

@@ -26,7 +26,25 @@ LABEL_KINDS = ("cls", "json", "npy", "npz")
 PICKLES = ("pyd", "pkl", "pickle", "pth", "pt")
 """Extensions of files that run code when they are loaded as their writers meant it."""
 MAX_MEMBER_BYTES = foreign.MAX_ARRAY_BYTES
+_SURROGATES = re.compile("[\ud800-\udfff]")
 FLOAT16_MAX = 65504.0
+FLOAT16_NOTHING = 2.0**-25
+"""Up to here, values become 0 in float16 (half of its smallest number)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which members are the spectrogram and the labels: extensions, and keys in an .npz."""
+
+    mel: str
+    mel_key: str
+    labels: str
+    labels_key: str
+
+    @property
+    def foreign(self) -> Foreign:
+        """What the loader needs to know of it."""
+        return Foreign(self.mel, self.mel_key)
 
 
 @dataclass(slots=True)
@@ -202,12 +220,14 @@ class SampleReader:
 
     Attributes:
         shape: (n_mels, num_frames) of every spectrogram; the first sound one says it.
+        num_values, num_lost: of all spectrograms so far, and those that float16 makes 0.
     """
 
     def __init__(
-        self, layout: Foreign, tag_names: list[str], shape: tuple[int, ...] | None = None
+        self, layout: Layout, tag_names: list[str], shape: tuple[int, ...] | None = None
     ) -> None:
         self.shape = shape
+        self.num_values = self.num_lost = 0
         self._layout = layout
         self._tags = {tag: number for number, tag in enumerate(tag_names)}
         self._json = layout.labels if kind(layout.labels) == "json" else "json"
@@ -248,6 +268,7 @@ class SampleReader:
                         ids.append(clip_id or f"{stem}/{group.key}")
             except TarDamageError as error:
                 faults.append(f"{shown(path.name)}: {error}")
+                tar.read_rest()
             else:
                 if not keys:
                     faults.append(f"{shown(path.name)}: holds no samples; move it elsewhere")
@@ -269,13 +290,15 @@ class SampleReader:
         extension = self._layout.mel
         content = _content(group, extension, "spectrogram")
         try:
-            mel = foreign.decode_mel(content, self._layout)
+            mel = foreign.decode_mel(content, self._layout.foreign)
             if self.shape is not None and mel.shape != self.shape:
                 raise ValueError(f"shape {mel.shape}, the others have {self.shape}")
             check_values(mel)
         except ValueError as error:
-            raise ValueError(f"{place(extension, self._layout.key)}: {error}") from None
+            raise ValueError(f"{place(extension, self._layout.mel_key)}: {error}") from None
         self.shape = mel.shape
+        self.num_values += mel.size
+        self.num_lost += int(np.sum((mel != 0) & (np.abs(mel) <= FLOAT16_NOTHING)))
         start, num_bytes = group.places[extension]
         checksum = xxhash.xxh3_64_intdigest(content)
         return (0, start, num_bytes, 0, num_bytes, 0, 0, 0, 0, 0, 0, checksum)
@@ -292,18 +315,22 @@ class SampleReader:
         """The id that a json gives, else an empty string."""
         if self._json not in group.places:
             return ""
+        is_labels = self._json == self._layout.labels
+        if is_labels and self._json not in group.content:
+            return ""  # said once, as labels that are too large
         content = _content(group, self._json, "id")
         try:
             value = _parse_json(content)
-            clip_id = value.get("id") if isinstance(value, dict) else None
-            if isinstance(clip_id, str):
-                clip_id.encode()  # half a surrogate pair could be printed nowhere
-                return clip_id
         except ValueError as error:
-            if self._json == self._layout.labels:
+            if is_labels:
                 return ""  # said once, as labels that cannot be read
             raise ValueError(f"{self._json}: {error}") from None
-        return ""
+        clip_id = value.get("id") if isinstance(value, dict) else None
+        if not isinstance(clip_id, str):
+            return ""
+        if not clip_id.isascii() and _SURROGATES.search(clip_id):
+            raise ValueError(f"{self._json}: its id {clip_id!a} is no text (half a surrogate pair)")
+        return clip_id
 
 
 def check_values(mel: NDArray[Any]) -> None:

@@ -126,6 +126,11 @@ class TarReader:
             )
         return content
 
+    def read_rest(self) -> None:
+        """Everything that is left, for size and sha256 of the whole file."""
+        while self._take(_CHUNK_BYTES):
+            pass
+
     def _take(self, num_bytes: int) -> bytes:
         content = self._file.read(num_bytes)
         self._hash.update(content)

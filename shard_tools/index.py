@@ -7,18 +7,18 @@ beside it. All or nothing: one fault anywhere, and nothing is written.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import json
-import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import mstag
 from mstag import config, files
 from mstag.data import shards, tars
-from mstag.data.shards import Foreign, Manifest, Split
+from mstag.data.shards import Manifest, Split
 from shard_tools.foreign_layout import find_layout, first_sample, parse_place
 from shard_tools.foreign_samples import (
     LABEL_KINDS,
@@ -28,17 +28,11 @@ from shard_tools.foreign_samples import (
     place,
     read_tags,
 )
-from shard_tools.foreign_tars import shown
+from shard_tools.foreign_splits import assign_splits, list_tars, some, tars_below
 
-COMPRESSED = {"gz": "gunzip", "tgz": "gunzip", "bz2": "bunzip2", "xz": "unxz", "zst": "unzstd"}
-NUM_SHOWN = 3
-_WORDS = {
-    "train": "train training",
-    "valid": "valid val validation dev",
-    "test": "test testing eval evaluation",
-}
-SPLIT_OF_WORD = {word: split for split, words in _WORDS.items() for word in words.split()}
-REMEDY = "say it with --split NAME=GLOB"
+MAX_SHOWN_FAULTS = 20
+MAX_LOST = 0.001
+"""Share of values that may become 0 in float16 before a note says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +42,24 @@ class Report:
     sizes: dict[str, int]
     faults: list[str]
     notes: list[str]
+    num_tags: int
     manifest: Manifest | None = None
+
+    def summary(self, folder: Path) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        return {
+            "folder": str(folder),
+            "splits": self.sizes,
+            "tags": self.num_tags,
+            "faults": self.faults,
+            "notes": self.notes,
+        }
+
+    def shown_faults(self) -> list[str]:
+        """The first faults, and how many more there are."""
+        more = len(self.faults) - MAX_SHOWN_FAULTS
+        tail = [f"and {more} more (--json lists all)"] if more > 0 else []
+        return self.faults[:MAX_SHOWN_FAULTS] + tail
 
 
 def index(
@@ -92,17 +103,13 @@ def index(
     notes += _notes_on_folders(folder)
 
     sample = first_sample(folder / tar for split in by_split.values() for tar in split)
-    layout, shape = Foreign(""), None
-    faults: list[str] = []
+    nothing = dict.fromkeys(by_split, 0)
     if isinstance(sample, str):
-        faults.append(sample)
-    else:
-        try:
-            layout, shape = find_layout(sample[1], tag_names, mel_at, labels_at)
-        except ValueError as error:
-            faults.append(f"{sample[0]}: {error}")
-    if faults:
-        return Report(dict.fromkeys(by_split, 0), faults, notes)
+        return Report(nothing, [sample], notes, len(tag_names))
+    try:
+        layout, shape = find_layout(sample[1], tag_names, mel_at, labels_at)
+    except ValueError as error:
+        return Report(nothing, [f"{sample[0]}: {error}"], notes, len(tag_names))
     if settings and shape:
         _check_features(settings.features, shape)
 
@@ -111,144 +118,27 @@ def index(
     sizes = {split: sum(len(scan.rows) for scan in own) for split, own in scans.items()}
     faults = [fault for own in scans.values() for scan in own for fault in scan.faults]
     if faults:
-        return Report(sizes, faults, notes)
-    assert reader.shape is not None, "sound samples have a shape"
-    n_mels, num_frames = reader.shape
-    if settings:
-        _check_features(settings.features, reader.shape)
-    features = (
-        settings.features
-        if settings
-        else config.FeatureConfig(n_mels=n_mels, num_frames=num_frames, recipe="unknown")
-    )
+        return Report(sizes, faults, notes, len(tag_names))
+    assert shape, "the first sample is sound, too"
+    n_mels, num_frames = shape
+    unknown = config.FeatureConfig(n_mels=n_mels, num_frames=num_frames, recipe="unknown")
     _remove_earlier(folder, earlier)
     manifest = Manifest(
         dataset=dataset,
-        features=features,
-        tags=[
-            {
-                "tag": tag,
-                "positives": {
-                    split: sum(int(scan.labels[:, number].sum()) for scan in own)
-                    for split, own in scans.items()
-                },
-            }
-            for number, tag in enumerate(tag_names)
-        ],
+        features=settings.features if settings else unknown,
+        tags=_count_tags(tag_names, scans),
         splits={split: _write_split(folder, split, own) for split, own in scans.items()},
         split_rule=split_rule,
         leaks={},
         oracle_roc_auc=None,
         skipped=[],
         mstag_version=mstag.__version__,
-        foreign=layout,
+        foreign=layout.foreign,
+        foreign_labels=":".join(filter(None, (layout.labels, layout.labels_key))),
     )
     shards.write_manifest(folder, manifest)
-    return Report(sizes, [], notes + _notes_on_samples(manifest, scans), manifest)
-
-
-def list_tars(folder: Path) -> list[str]:
-    """Names of the tars that lie directly in a folder, in order.
-
-    Raises:
-        ValueError: no such folder; no tars in it; compressed ones.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; name the one that holds the .tar files")
-    there = sorted(path.name for path in folder.iterdir() if path.is_file())
-    names = [name for name in there if name.endswith(".tar") and not name.startswith(".")]
-    for name in there:
-        match = re.fullmatch(r"(.+)\.(?:tar\.(gz|bz2|xz|zst)|(tgz))", name)
-        if match and f"{match[1]}.tar" not in names:
-            raise ValueError(
-                f"{folder / name}: compressed, and samples must be readable in place; unpack it "
-                f"with `{COMPRESSED[match[2] or match[3]]} {name}`"
-            )
-    if not names:
-        deeper = _tars_below(folder)
-        where = f" (but in sub-folders: {', '.join(deeper)})" if deeper else ""
-        raise ValueError(
-            f"{folder}: no .tar file lies directly in it{where}; index a folder of tars, such as "
-            "one of links to them: `ln train/0.tar all/train-0.tar`"
-        )
-    return names
-
-
-def assign_splits(
-    names: list[str], rules: tuple[str, ...] = ()
-) -> tuple[dict[str, list[str]], str, list[str]]:
-    """Which tar belongs to which split.
-
-    Args:
-        names: of the tars, in order.
-        rules: NAME=GLOB each; without any, words in the names decide (train, valid, test and
-            their usual variants, between anything that is no letter).
-
-    Returns:
-        Names per split, in the order of shards.SPLITS; the rule in words; notes for the user.
-
-    Raises:
-        ValueError: a rule that fits nothing, a tar in two splits, a name that says two or none.
-    """
-    notes = []
-    if rules:
-        split_of = _by_rules(names, rules)
-        left = [name for name in names if name not in split_of]
-        if left:
-            notes.append(f"in no --split, so left out: {_some(left)}")
-        rule = " ".join(f"--split {rule}" for rule in rules)
-    else:
-        split_of, rule = _by_words(names), "as the file names say"
-        if not split_of:
-            split_of, rule = dict.fromkeys(names, "train"), "all in train"
-            notes.append(
-                f"no file name says a split, so everything is train; training needs a valid split "
-                f"too: {REMEDY}, e.g. --split 'train=*[0-8].tar' --split 'valid=*9.tar'"
-            )
-    by_split = {
-        split: [name for name in names if split_of.get(name) == split] for split in shards.SPLITS
-    }
-    return {split: own for split, own in by_split.items() if own}, rule, notes
-
-
-def _by_rules(names: list[str], rules: tuple[str, ...]) -> dict[str, str]:
-    split_of: dict[str, str] = {}
-    for rule in rules:
-        split, equals, glob = rule.partition("=")
-        if split not in shards.SPLITS or not equals:
-            raise ValueError(
-                f"--split {rule}: must look like NAME=GLOB, with train, valid or test as NAME, "
-                "e.g. --split 'train=a-*.tar'"
-            )
-        fitting = [name for name in names if fnmatch.fnmatchcase(name, glob)]
-        if not fitting:
-            raise ValueError(f"--split {rule}: fits none of the tars: {_some(names)}")
-        for name in fitting:
-            if split_of.setdefault(name, split) != split:
-                raise ValueError(
-                    f"--split {rule}: {shown(name)} is in {split_of[name]} already, and a tar "
-                    "belongs to one split"
-                )
-    return split_of
-
-
-def _by_words(names: list[str]) -> dict[str, str]:
-    split_of: dict[str, str] = {}
-    for name in names:
-        words = re.split(r"[^a-z]+", name.removesuffix(".tar").lower())
-        said = {SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD}
-        if not said:  # trainset-0.tar, validset.tar
-            said = {split for split in shards.SPLITS if words[0].startswith(split)}
-        if len(said) > 1:
-            raise ValueError(f"{shown(name)}: its name says {' and '.join(sorted(said))}; {REMEDY}")
-        if said:
-            split_of[name] = said.pop()
-    silent = [name for name in names if name not in split_of]
-    if split_of and silent:
-        raise ValueError(
-            f"{_some(silent)}: other file names say their split, these do not; {REMEDY} for all"
-        )
-    return split_of
+    notes += _notes_on_samples(manifest, scans) + _notes_on_values(reader)
+    return Report(sizes, [], notes, len(tag_names), manifest)
 
 
 def _scan_all(
@@ -264,6 +154,17 @@ def _scan_all(
             split: [reader.scan(folder / name, bar.update) for name in names]
             for split, names in by_split.items()
         }
+
+
+def _count_tags(tag_names: list[str], scans: dict[str, list[Scan]]) -> list[dict[str, Any]]:
+    counts = {
+        split: sum(scan.labels.sum(axis=0, dtype=np.int64) for scan in own).tolist()
+        for split, own in scans.items()
+    }
+    return [
+        {"tag": tag, "positives": {split: own[number] for split, own in counts.items()}}
+        for number, tag in enumerate(tag_names)
+    ]
 
 
 def _write_split(folder: Path, split: str, scans: list[Scan]) -> Split:
@@ -318,17 +219,19 @@ def _earlier_manifest(folder: Path) -> Manifest | None:
     return manifest
 
 
-def _small_files(by_split: dict[str, list[str]]) -> list[str]:
-    return [f"{s}.{what}" for s in by_split for what in ("index.npy", "labels.npy", "ids.json")]
+def _small_files(manifest: Manifest) -> list[shards.FileEntry]:
+    splits = manifest.splits.values()
+    return [entry for s in splits for entry in (s.index, s.labels, s.ids) if entry]
 
 
 def _check_in_the_way(
     folder: Path, by_split: dict[str, list[str]], earlier: Manifest | None
 ) -> None:
-    if earlier:
-        return
-    for name in _small_files(by_split):
-        if (folder / name).exists():
+    ours = {entry.name for entry in _small_files(earlier)} if earlier else set()
+    for name in [
+        f"{s}.{what}" for s in by_split for what in ("index.npy", "labels.npy", "ids.json")
+    ]:
+        if name not in ours and (folder / name).exists():
             raise ValueError(
                 f"{folder / name}: in the way, and no earlier index tells of it; move it elsewhere "
                 "(or delete it, if an interrupted `shard-tools index` left it)"
@@ -339,39 +242,32 @@ def _remove_earlier(folder: Path, earlier: Manifest | None) -> None:
     """The manifest first: without it, whatever else is there is unfinished."""
     if earlier:
         (folder / shards.MANIFEST_NAME).unlink()
-        for split in earlier.splits.values():
-            for entry in (split.index, split.labels, split.ids):
-                if entry:
-                    (folder / entry.name).unlink(missing_ok=True)
-
-
-def _tars_below(folder: Path) -> list[str]:
-    """Sub-folders, one level down, that hold tars."""
-    return sorted({path.parent.name for path in folder.glob("*/*.tar*")})
+        for entry in _small_files(earlier):
+            (folder / entry.name).unlink(missing_ok=True)
 
 
 def _notes_on_folders(folder: Path) -> list[str]:
-    deeper = _tars_below(folder)
-    return [f"tars in sub-folders are not looked at: {_some(deeper)}"] if deeper else []
+    deeper = tars_below(folder)
+    return [f"tars in sub-folders are not looked at: {some(deeper)}"] if deeper else []
 
 
 def _notes_on_samples(manifest: Manifest, scans: dict[str, list[Scan]]) -> list[str]:
     notes = []
     others = [other for own in scans.values() for scan in own for other in scan.others]
     if others:
-        notes.append(f"{len(others)} groups of members that are no samples: {_some(others)}")
+        notes.append(f"{len(others)} groups of members that are no samples: {some(others)}")
     ids = {split: {i for scan in own for i in scan.ids} for split, own in scans.items()}
-    for split in ids.keys() - {"train"}:
+    for split in sorted(ids.keys() - {"train"}):
         both = ids[split] & ids.get("train", set())
         if both:
             notes.append(
                 f"{len(both)} ids of {split} stand in train too: if they are the same clips, "
-                f"scores flatter ({_some(sorted(both))})"
+                f"scores flatter ({some(sorted(both))})"
             )
     for split in manifest.splits:
         never = [tag["tag"] for tag in manifest.tags if not tag["positives"][split]]
         if never:
-            notes.append(f"tags that no sample of {split} has: {_some(never)}")
+            notes.append(f"tags that no sample of {split} has: {some(never)}")
     features = manifest.features
     if features.n_mels > features.num_frames:
         notes.append(
@@ -381,6 +277,16 @@ def _notes_on_samples(manifest: Manifest, scans: dict[str, list[Scan]]) -> list[
     return notes
 
 
+def _notes_on_values(reader: SampleReader) -> list[str]:
+    share = reader.num_lost / reader.num_values
+    if share < MAX_LOST:
+        return []
+    return [
+        f"{share:.1%} of all values are not 0 but become 0 as float16, which the loader keeps: are "
+        "these powers? Logarithms of them would survive"
+    ]
+
+
 def format_report(folder: Path, manifest: Manifest) -> str:
     """What was found, and a config to train on it, for people."""
     layout, features = manifest.foreign, manifest.features
@@ -388,7 +294,7 @@ def format_report(folder: Path, manifest: Manifest) -> str:
     lines = [
         f"{folder}: {manifest.dataset}, {len(manifest.tags)} tags; spectrograms "
         f"{place(layout.mel, layout.key)} ({features.n_mels}, {features.num_frames}), labels "
-        f"{place(layout.labels, layout.labels_key)}"
+        f"{manifest.foreign_labels}"
     ]
     for name, split in manifest.splits.items():
         num_bytes = sum(entry.bytes for entry in split.shards)
@@ -396,7 +302,11 @@ def format_report(folder: Path, manifest: Manifest) -> str:
             f"  {name:5} {split.clips:>9,} samples in {len(split.shards):,} tars, "
             f"{num_bytes / 1e6:,.1f} MB"
         )
-    lines += ["", f"A config for it (train.py --config FILE --shards {folder}):", ""]
+    lines += [
+        "",
+        f"A config for it (train.py --config FILE --shards {shlex.quote(str(folder))}):",
+        "",
+    ]
     return "\n".join(lines) + "\n" + to_toml(manifest)
 
 
@@ -415,9 +325,3 @@ def to_toml(manifest: Manifest) -> str:
         for section, t in tables.items()
         if t
     )
-
-
-def _some(names: list[str]) -> str:
-    """The first few names of a list, and how many more there are."""
-    more = f" and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
-    return ", ".join(shown(name) for name in names[:NUM_SHOWN]) + more

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mstag.data import shards
+from shard_tools.foreign_samples import place
 
 NUM_SHOWN = 10
 
@@ -34,18 +35,23 @@ def inspect(folder: Path) -> dict[str, Any]:
         "oracle_roc_auc": manifest.oracle_roc_auc,
         "tags": manifest.tags,
         "skipped": manifest.skipped,
+        "foreign": _layout(manifest),
         "mstag_version": manifest.mstag_version,
     }
 
 
-FEATURES = ("sample_rate_hz", "n_fft", "hop_length", "n_mels", "num_frames")
+FEATURES = ("recipe", "sample_rate_hz", "n_fft", "hop_length", "n_mels", "num_frames")
 
 
 def format_summary(summary: dict[str, Any]) -> str:
     """Lays a summary out for people."""
-    features = ", ".join(f"{name} {value}" for name, value in summary["features"].items())
+    known = summary["features"]
+    if known["recipe"] == "unknown":  # nobody knows the other ones either
+        known = {name: known[name] for name in ("recipe", "n_mels", "num_frames")}
+    features = ", ".join(f"{name} {value}" for name, value in known.items())
     lines = [
         f"{summary['dataset']}: {len(summary['tags'])} tags, digest {summary['digest'][:12]}",
+        *_foreign(summary["foreign"]),
         f"features  {features}",
         f"split     {summary['split_rule']}",
     ]
@@ -68,6 +74,23 @@ def format_summary(summary: dict[str, Any]) -> str:
     if len(skipped) > NUM_SHOWN:
         lines.append(f"          and {len(skipped) - NUM_SHOWN} more (--json lists all)")
     return "\n".join(lines)
+
+
+def _layout(manifest: shards.Manifest) -> dict[str, str] | None:
+    """Where spectrograms and labels come from, as EXT[:KEY]; None: shards of our own."""
+    if manifest.foreign is None:
+        return None
+    mel = place(manifest.foreign.mel, manifest.foreign.key)
+    return {"mel": mel, "labels": manifest.foreign_labels}
+
+
+def _foreign(layout: dict[str, str] | None) -> list[str]:
+    if layout is None:
+        return []
+    return [
+        f"foreign   indexed, not packed by mstag: spectrograms from member {layout['mel']}, labels "
+        f"from {layout['labels']}"
+    ]
 
 
 def _shares(kinds: dict[str, float | None]) -> str:

@@ -34,7 +34,7 @@ from mstag.data.clips import Catalogue, Clip
 from mstag.data.features import LogMel, require_recipe, windows
 
 RECEIPTS = ".pack"
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Part of every receipt: raise it when the same input no longer gives the same bytes."""
 
 

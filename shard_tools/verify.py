@@ -8,6 +8,7 @@ import numpy as np
 
 from mstag import files
 from mstag.data import shards, tars
+from shard_tools.foreign_verify import verify_foreign
 
 
 def verify(folder: Path, *, progress: bool = False) -> list[str]:
@@ -15,7 +16,8 @@ def verify(folder: Path, *, progress: bool = False) -> list[str]:
 
     Read sceptically: sizes and sha256 of all files; each tar from its own headers; shapes,
     types and values of every sample; the index against the tars; counts and positives; no
-    clip in two splits, no key twice.
+    clip in two splits, no key twice. Shards of somebody else are compared with what
+    `shard-tools index` wrote down of them.
 
     Returns:
         One line per fault, none when the folder is whole.
@@ -26,6 +28,8 @@ def verify(folder: Path, *, progress: bool = False) -> list[str]:
         manifest = shards.read_manifest(folder)
     except ValueError as error:
         return [str(error)]
+    if manifest.foreign:
+        return verify_foreign(folder, manifest, progress=progress)
     faults: list[str] = []
     split_of: dict[str, str] = {}
     total = sum(len(split.shards) for split in manifest.splits.values())

@@ -1,18 +1,16 @@
-"""Samples of a split -> rows of reused batch buffers, each one verified.
+"""What is where in a split, and what the rows that were read of it mean.
 
 A row of a buffer takes a sample as it lies in its shard, headers and all: one ``preadv``
-into memory that is used again and again, one checksum over it, no copy. The system call and
-the hash release the interpreter's lock, so threads suffice where worker processes would copy
-every batch once more. What else is done per clip is kept down to a few microseconds, because
-that time is the one the threads cannot share.
+into memory that is used again and again, one checksum over it, no copy (rows.py). This room
+knows the index: which bytes to read, where the parts of a sample are in them, which clip
+each one is, and what to say of one that is damaged.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
-import sys
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,24 +18,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mstag.data import foreign, tars
+from mstag.data import rows, tars
+from mstag.data.buffers import Buffer, Layout
 from mstag.data.shelf import Shelf
 from mstag.data.store import Store
+from mstag.data.workers import PLACE_DTYPE
 
 _ROW_ALIGNMENT = 64  # bytes: a cache line, and what copies to a device like
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the parts of a sample lie in a row of a buffer, in bytes."""
-
-    row_bytes: int
-    mel_at: int
-    mel_shape: tuple[int, int]
-    tags_at: int
-    num_tags: int
-    mask_at: int = 0
-    """0: no masks, all labels are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,64 +43,123 @@ class Reader:
         self._store, self._split = store, split
         manifest = store.manifest
         self._entry = manifest.splits[split]
-        self._index = store.index(split)
+        index = store.index(split)
         store.check(split)
         self._mel_shape = (manifest.features.n_mels, manifest.features.num_frames)
         self._num_tags = len(manifest.tags)
-        self._foreign = manifest.foreign
+        self.foreign: dict[str, Any] | None = None
+        """Arguments of foreign_rows.make_read_row; None: the samples are our own."""
+        if manifest.foreign:
+            self.foreign = {**dataclasses.asdict(manifest.foreign), "shape": self._mel_shape}
         self._mel_head = _npy_head(np.float16, self._mel_shape)
         self._tags_head = _npy_head(np.uint8, (self._num_tags,))
-        self.layout = self._foreign_layout() if manifest.foreign else self._own_layout()
+        self.json_at = 0
+        """Where the json starts in a sample; 0: nowhere."""
+        self.layout = self._foreign_layout(index) if manifest.foreign else self._own_layout(index)
+        # Of the index only what each read needs is kept: 32 bytes a clip.
+        self._places = np.empty(len(index), PLACE_DTYPE)
+        for name in PLACE_DTYPE.names or ():
+            self._places[name] = index[name]
         if manifest.foreign:
             self._load_labels()
 
-    def fill(self, buffer: Buffer, numbers: NDArray[np.int64], shelf: Shelf) -> list[BadClip]:
-        """Reads samples ``numbers`` into the first rows of a buffer.
+    def places(self, numbers: NDArray[np.int64]) -> NDArray[np.void]:
+        """Where samples are, PLACE_DTYPE (len(numbers),)."""
+        return self._places[numbers]
+
+    @functools.cached_property
+    def read_row(self) -> rows.ReadRow:
+        """How a sample becomes a row of a buffer, for reading in this process."""
+        if not self.foreign:
+            return rows.read_row
+        from mstag.data.foreign_rows import make_read_row
+
+        return make_read_row(**self.foreign)
+
+    def finish(
+        self,
+        buffer: Buffer,
+        numbers: NDArray[np.int64],
+        failed: list[int],
+        ids: bytes,
+        shelf: Shelf,
+    ) -> list[BadClip]:
+        """Adds to a buffer whose rows have been read what the rows do not hold.
+
+        Args:
+            buffer: its first rows are samples ``numbers``; gets their ids, and the labels of
+                foreign samples.
+            numbers: of the samples.
+            failed: rows that are not what the index vouches for.
+            ids: what rows.find_ids found in the rows.
+            shelf: to read those once more and find out why.
 
         Returns:
-            Those that are damaged; their rows hold no usable data.
+            The damaged samples; their rows hold no usable data.
         """
-        rows = self._index[numbers]
-        if self._foreign:
-            return self._fill_foreign(buffer, numbers, rows, shelf)
-        reasons: dict[int, str] = {}
-        views = [
-            view[:num_bytes]
-            for view, num_bytes in zip(buffer.rows, rows["bytes"].tolist(), strict=False)
+        reasons = {row: self._why(int(numbers[row]), shelf) for row in failed}
+        size = len(numbers)
+        if self.foreign:
+            at = self.layout.tags_at
+            buffer.slab[:size, at : at + self._num_tags] = self._labels[numbers]
+            buffer.ids[:size] = [self._ids[number] for number in numbers.tolist()]
+        elif size:
+            if 0 not in reasons:
+                reasons |= self._other_shape(buffer.rows[0])
+            buffer.ids[:size] = (
+                ids.decode().split('"') if ids else self._parse_ids(buffer, numbers, reasons)
+            )
+        return [BadClip(row, int(numbers[row]), why) for row, why in sorted(reasons.items())]
+
+    def _parse_ids(
+        self, buffer: Buffer, numbers: NDArray[np.int64], damaged: dict[int, str]
+    ) -> list[str]:
+        ends = self._places["bytes"][numbers].tolist()
+        texts = [bytes(buffer.rows[row][self.json_at : end]) for row, end in enumerate(ends)]
+        return [
+            "" if row in damaged else str(json.loads(text)["id"]) for row, text in enumerate(texts)
         ]
-        found = _read_all(views, rows, shelf, reasons)
-        expected = rows["checksum"].tolist()
-        if found != expected:
-            reasons |= _mismatches(found, expected, reasons)
-        slab = buffer.slab[: len(rows)]
+
+    def _why(self, number: int, shelf: Shelf) -> str:
+        """What is wrong with a sample, from reading it once more."""
+        place = self._places[number]
+        content = memoryview(bytearray(int(place["bytes"])))
+        try:
+            num_bytes = shelf.read(int(place["shard"]), content, int(place["start"]))
+        except OSError as error:
+            return f"it cannot be read ({error.strerror})"
+        if num_bytes != len(content):
+            return f"{num_bytes} of {len(content)} bytes are there"
+        found = xxhash.xxh3_64_intdigest(content)
+        return f"checksum {found:016x}, the index says {int(place['checksum']):016x}"
+
+    def _other_shape(self, row: memoryview) -> dict[int, str]:
+        """Why the first sample of a batch is of another shape than the manifest says, if so.
+
+        One a batch: what the index vouches for is what was packed, all in one shape; a
+        manifest that describes another one shows at the first.
+        """
         for what, at, head in (
-            ("mel is not float16 " + str(self._mel_shape), self.layout.mel_at, self._mel_head),
+            (f"mel is not float16 {self._mel_shape}", self.layout.mel_at, self._mel_head),
             (f"tags are not {self._num_tags} uint8", self.layout.tags_at, self._tags_head),
         ):
-            same = (slab[:, at - len(head) : at] == np.frombuffer(head, np.uint8)).all(axis=1)
-            for row in np.flatnonzero(~same).tolist():
-                reasons.setdefault(row, f"its {what}")
-        ids = [
-            tars.sample_id(bytes(view[at:])) if row not in reasons else ""
-            for row, (view, at) in enumerate(zip(views, rows["json_at"].tolist(), strict=True))
-        ]
-        buffer.ids[: len(ids)] = ids
-        return [BadClip(row, int(numbers[row]), why) for row, why in sorted(reasons.items())]
+            if row[at - len(head) : at] != head:
+                return {0: f"its {what}"}
+        return {}
 
     def describe(self, bad: BadClip) -> str:
         """A damaged sample in one line: where it is, what is wrong, what to do."""
-        place = self._index[bad.number]
+        place = self._places[bad.number]
         path = self._store.path(self._entry.shards[int(place["shard"])])
         return (
-            f"{path}: the clip at byte {int(place['start'])} (sample {bad.number} of {self._split})"
-            f" is damaged: {bad.reason}; `shard-tools verify` names all damage of a folder; "
-            "deleting the shard and `make shards` restores it, "
+            f"{path}: the clip at byte {int(place['start'])} (sample {bad.number} of "
+            f"{self._split}) is damaged: {bad.reason}; `shard-tools verify` names all damage of a "
+            "folder; deleting the shard and `make shards` restores it, "
             'train.on_bad_clip = "skip" trains without the clip'
         )
 
-    def _own_layout(self) -> Layout:
+    def _own_layout(self, index: NDArray[np.void]) -> Layout:
         """Once, over the whole index: every row must have the parts of our samples."""
-        index = self._index
         mel_bytes = len(self._mel_head) + 2 * self._mel_shape[0] * self._mel_shape[1]
         tags_bytes = len(self._tags_head) + self._num_tags
         has_mask = bool(len(index)) and bool(index["mask_bytes"][0])
@@ -130,8 +176,10 @@ class Reader:
         good &= index["bytes"] == json_at + index["json_bytes"].astype(np.int64)
         good &= index["json_bytes"] <= tars.MAX_META_BYTES
         self._require(good)
+        self.json_at = json_at
+        longest = max(int(index["json_bytes"].max(initial=0)), rows.ID_BYTES)
         return Layout(
-            row_bytes=_aligned(json_at + int(index["json_bytes"].max(initial=0))),
+            row_bytes=_aligned(json_at + longest),
             mel_at=places["mel"] + len(self._mel_head),
             mel_shape=self._mel_shape,
             tags_at=places["tags"] + len(self._tags_head),
@@ -139,8 +187,8 @@ class Reader:
             mask_at=places["mask"] + len(self._tags_head) if has_mask else 0,
         )
 
-    def _foreign_layout(self) -> Layout:
-        self._require(self._index["shard"] < len(self._entry.shards))
+    def _foreign_layout(self, index: NDArray[np.void]) -> Layout:
+        self._require(index["shard"] < len(self._entry.shards))
         mel_bytes = 2 * self._mel_shape[0] * self._mel_shape[1]
         tags_at = _aligned(mel_bytes)
         row_bytes = _aligned(tags_at + self._num_tags)
@@ -162,119 +210,13 @@ class Reader:
             )
         self._labels = self._store.labels(self._entry.labels)
         self._ids: list[str] = json.loads(self._store.small_file(self._entry.ids))
-        if self._labels.shape != (len(self._index), self._num_tags) or len(self._ids) != len(
-            self._index
-        ):
+        size = self._entry.clips
+        if self._labels.shape != (size, self._num_tags) or len(self._ids) != size:
             raise ValueError(
                 f"shards {self._store.name}: labels {self._labels.shape} and {len(self._ids)} ids "
-                f"for {len(self._index)} samples and {self._num_tags} tags of split "
+                f"for {size} samples and {self._num_tags} tags of split "
                 f"{self._split}; run `shard-tools index` again"
             )
-
-    def _fill_foreign(
-        self, buffer: Buffer, numbers: NDArray[np.int64], rows: NDArray[np.void], shelf: Shelf
-    ) -> list[BadClip]:
-        """The long way round: somebody else's bytes must be decoded and copied."""
-        assert self._foreign is not None
-        mel_bytes = 2 * self._mel_shape[0] * self._mel_shape[1]
-        reasons: dict[int, str] = {}
-        views = [memoryview(bytearray(num_bytes)) for num_bytes in rows["bytes"].tolist()]
-        found = _read_all(views, rows, shelf, reasons)
-        expected = rows["checksum"].tolist()
-        reasons |= _mismatches(found, expected, reasons)
-        for row, view in enumerate(views):
-            if row in reasons:
-                continue
-            mel = foreign.decode_mel(bytes(view), self._foreign)
-            into = buffer.slab[row, :mel_bytes].view(np.float16).reshape(self._mel_shape)
-            into[:] = mel
-        at = self.layout.tags_at
-        buffer.slab[: len(rows), at : at + self._num_tags] = self._labels[numbers]
-        buffer.ids[: len(rows)] = [self._ids[number] for number in numbers.tolist()]
-        return [BadClip(row, int(numbers[row]), why) for row, why in sorted(reasons.items())]
-
-
-def _read_all(
-    views: list[memoryview], rows: NDArray[np.void], shelf: Shelf, reasons: dict[int, str]
-) -> list[int]:
-    """Reads each sample into its view; returns checksums, and notes in ``reasons`` what failed."""
-    read, checksum = shelf.read, xxhash.xxh3_64_intdigest
-    found: list[int] = []
-    places = zip(views, rows["shard"].tolist(), rows["start"].tolist(), strict=True)
-    for view, shard, start in places:
-        try:
-            num_bytes = read(shard, view, start)
-        except OSError as error:
-            reasons[len(found)] = f"it cannot be read ({error.strerror})"
-        else:
-            if num_bytes != len(view):
-                reasons[len(found)] = f"{num_bytes} of {len(view)} bytes are there"
-        found.append(checksum(view))
-    return found
-
-
-def _mismatches(found: list[int], expected: list[int], known: dict[int, str]) -> dict[int, str]:
-    return {
-        row: f"checksum {a:016x}, the index says {b:016x}"
-        for row, (a, b) in enumerate(zip(found, expected, strict=True))
-        if a != b and row not in known
-    }
-
-
-class Buffer:
-    """Memory for one batch. ``copied`` marks the end of its last copy to a CUDA device."""
-
-    def __init__(self, layout: Layout, num_rows: int, pinned: bool) -> None:
-        num_bytes = num_rows * layout.row_bytes
-        if pinned:
-            import torch
-
-            memory = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True).numpy()
-        else:
-            memory = np.empty(num_bytes, np.uint8)
-        self._memory: NDArray[np.uint8] = memory
-        self.slab: NDArray[np.uint8] = memory.reshape(num_rows, layout.row_bytes)
-        whole = memory.data
-        self.rows = [
-            whole[at : at + layout.row_bytes] for at in range(0, num_bytes, layout.row_bytes)
-        ]
-        self.ids = [""] * num_rows
-        self.copied: Any = None
-        self._num_own_references = sys.getrefcount(memory) - 1  # less this function's name
-
-    def is_free(self) -> bool:
-        """Whether nobody holds a tensor of it: every view keeps a reference to the memory."""
-        if self.copied is not None and not bool(self.copied.query()):
-            return False
-        return sys.getrefcount(self._memory) <= self._num_own_references
-
-    def keep(self, rows: list[int]) -> None:
-        """Moves these rows, in ascending order, to the front."""
-        self.slab[: len(rows)] = self.slab[rows]
-        self.ids[: len(rows)] = [self.ids[row] for row in rows]
-
-
-class Ring:
-    """Buffers in rotation; allocates only when all of them are still in use."""
-
-    def __init__(self, layout: Layout, num_rows: int, pinned: bool, size: int) -> None:
-        self._new = functools.partial(Buffer, layout, num_rows, pinned)
-        self._size = size
-        self._buffers: deque[Buffer] = deque()
-
-    def take(self) -> Buffer:
-        """A buffer that nobody holds, the one used last (it may still be in the CPU's cache)."""
-        for buffer in reversed(self._buffers):
-            if buffer.is_free():
-                self._buffers.remove(buffer)
-                return buffer
-        return self._new()
-
-    def give_back(self, buffer: Buffer) -> None:
-        """Takes it into the rotation; buffers that a consumer keeps beyond that are let go."""
-        self._buffers.append(buffer)
-        if len(self._buffers) > self._size:
-            self._buffers.popleft()
 
 
 def _aligned(num_bytes: int) -> int:

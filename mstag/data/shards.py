@@ -56,16 +56,12 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Where in their samples somebody else keeps the spectrogram and the labels."""
+    """Where in their samples somebody else keeps the spectrogram."""
 
     mel: str
     """Extension of the member (what follows the first dot of its name)."""
     key: str = ""
     """Name of the array in an .npz."""
-    labels: str = ""
-    """Extension of the member that the labels were taken from; the loader never opens it."""
-    labels_key: str = ""
-    """Name of the array in it, where that is an .npz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +79,8 @@ class Manifest:
     mstag_version: str
     foreign: Foreign | None = None
     """Set when the shards were not written by mstag."""
+    foreign_labels: str = ""
+    """Their member that the labels came from, as EXT[:KEY]; for `shard-tools verify` alone."""
 
     @property
     def tag_names(self) -> list[str]:
@@ -138,6 +136,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     }
     if manifest.foreign:
         content["foreign"] = dataclasses.asdict(manifest.foreign)
+        content["foreign_labels"] = manifest.foreign_labels
     text = json.dumps(content, indent=1, ensure_ascii=False)
     files.write_text(folder / MANIFEST_NAME, text + "\n")
 
@@ -193,6 +192,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
             skipped=content["skipped"],
             mstag_version=content["mstag_version"],
             foreign=Foreign(**content["foreign"]) if "foreign" in content else None,
+            foreign_labels=content.get("foreign_labels", ""),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(

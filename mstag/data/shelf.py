@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from mstag.data.order import Plan
 from mstag.data.shards import FileEntry
 from mstag.data.store import Remote, Store
+from mstag.data.workers import ReadingProcesses
 
 MAX_OPEN_SHARDS = 512
 """A window of more shards than this stays closed and each read opens its file: ulimit -n is
@@ -27,9 +28,17 @@ class Shelf:
     cache (a folder), so that reading at random within a window finds everything at hand.
     """
 
-    def __init__(self, store: Store, split: str, plan: Plan, first_window: int = 0) -> None:
-        """``first_window`` is the one that reading starts in."""
+    def __init__(
+        self,
+        store: Store,
+        split: str,
+        plan: Plan,
+        first_window: int = 0,
+        readers: ReadingProcesses | None = None,
+    ) -> None:
+        """``first_window`` is the one that reading starts in; ``readers`` are kept informed."""
         self._store = store
+        self._readers = readers
         self._entries = store.manifest.splits[split].shards
         self._windows = plan.windows
         self._check_room()
@@ -38,8 +47,8 @@ class Shelf:
         self._lock = threading.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(NUM_FETCHES, thread_name_prefix="mstag-fetch")
-        self.handles = [-1] * len(self._entries)
-        """File descriptor of each shard; -1: not open."""
+        self.files: dict[int, int | bytes] = {}
+        """Each shard at hand: its file descriptor, or its path."""
 
     def reach(self, window: int) -> None:
         """Waits until every window up to this one is open, and starts on the one after."""
@@ -69,9 +78,9 @@ class Shelf:
 
         Thread-safe; releases the interpreter's lock while it reads.
         """
-        handle = self.handles[shard]
-        if handle >= 0:
-            return os.preadv(handle, (row,), start)
+        file = self.files[shard]
+        if isinstance(file, int):
+            return os.preadv(file, (row,), start)
         handle = self._store.open(self._entries[shard])
         try:
             return os.preadv(handle, (row,), start)
@@ -83,7 +92,7 @@ class Shelf:
         with self._lock:
             self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        for shard in range(len(self.handles)):
+        for shard in list(self.files):
             self._close(shard)
 
     def _check_room(self) -> None:
@@ -109,10 +118,12 @@ class Shelf:
     def _start(self, window: int) -> list[Future[None]]:
         if window not in self._coming:
             shards = self._windows[window]
-            by_read = len(shards) > MAX_OPEN_SHARDS
-            self._coming[window] = (
-                [] if by_read else [self._pool.submit(self._open, shard) for shard in shards]
-            )
+            if len(shards) > MAX_OPEN_SHARDS:
+                for shard in shards:
+                    path = self._store.path(self._entries[shard])
+                    self._put(shard, os.fsencode(path.absolute()))
+                shards = []
+            self._coming[window] = [self._pool.submit(self._open, shard) for shard in shards]
         return self._coming[window]
 
     def _open(self, shard: int) -> None:
@@ -122,15 +133,22 @@ class Shelf:
             if self._closed:
                 os.close(handle)
                 return
-            self.handles[shard] = handle
+            self._put(shard, handle)
         if len(self._windows) > 1:
             _read_ahead(handle, entry)
 
+    def _put(self, shard: int, file: int | bytes) -> None:
+        self.files[shard] = file
+        if self._readers:
+            self._readers.open(shard, file)
+
     def _close(self, shard: int) -> None:
         with self._lock:
-            handle, self.handles[shard] = self.handles[shard], -1
-        if handle >= 0:
-            os.close(handle)
+            file = self.files.pop(shard, None)
+        if file is not None and self._readers:
+            self._readers.close_shard(shard)
+        if isinstance(file, int):
+            os.close(file)
 
 
 def _read_ahead(handle: int, entry: FileEntry) -> None:

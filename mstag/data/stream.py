@@ -3,35 +3,33 @@
 The order of an epoch is a pure function of (seed, epoch, manifest, window). Global batch g is
 slice g of that order, and each rank takes its part of the slice: so every rank has the same
 number of steps whatever the sizes of the shards, and the global batches are the same for
-every number of ranks and threads.
+every number of ranks and reading processes.
 
-Threads, not worker processes, read whole batches ahead (see reader.py).
-
-Ownership: a batch belongs to whoever holds it. Its memory goes back into the ring only when
-no tensor made from it is alive any more; a consumer that keeps batches costs memory, not
-truth. ``mel`` and ``tags`` are views of the samples as they lie in the shards, so rows of
-``mel`` are contiguous and the batch as a whole is not.
+Ownership: a batch belongs to whoever holds it. Its memory goes back into use only when no
+tensor made from it is alive any more, and a consumer that keeps many batches gets copies of
+its own: keeping costs memory, not truth. ``mel`` and ``tags`` are views of the samples as
+they lie in the shards, so rows of ``mel`` are contiguous and the batch as a whole is not.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstag.data import order
-from mstag.data.reader import BadClip, Buffer, Layout, Reader, Ring
+from mstag.data import order, rows
+from mstag.data.buffers import Buffer, Layout, Ring
+from mstag.data.reader import BadClip, Reader
 from mstag.data.shelf import Shelf
 from mstag.data.store import Store, open_store
+from mstag.data.workers import ReadingProcesses
 
 if TYPE_CHECKING:
     import torch
@@ -44,22 +42,36 @@ and "mask": uint8 (B, n_tags) where labels are partial; tensors. "number" is a N
 array (B,): which samples of the split they are, in the order of the shards."""
 
 STATE_VERSION = 2
-READ_AHEAD = 2
-"""Batches that are read or wait to be handed out, besides the one in use; at least one per
-thread."""
 MAX_NAMED = 10
 """Refused clips that are named in full, each epoch."""
 
 
 @dataclass(slots=True)
-class _Filled:
-    """A batch that has been read into a buffer."""
+class _OnItsWay:
+    """A batch that is being read, or that waits to be handed out."""
 
     buffer: Buffer
     numbers: NDArray[np.int64]
-    bad: list[BadClip]
-    slab: torch.Tensor
-    """The rows as uint8, (size, row_bytes), on the device (or on their way: buffer.copied)."""
+    process: int | None
+    """Which one reads it; None: it has been read in this process."""
+    failed: list[int] = field(default_factory=list)
+    ids: bytes = b""
+    bad: list[BadClip] = field(default_factory=list)
+    slab: torch.Tensor | None = None
+    """Once it is read: the rows as uint8, (size, row_bytes), on the device or on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kit:
+    """What reading takes; kept from one epoch to the next."""
+
+    ring: Ring
+    readers: ReadingProcesses | None
+
+    def close(self) -> None:
+        if self.readers:
+            self.readers.close()
+        self.ring.close()
 
 
 class ShardLoader:
@@ -75,7 +87,7 @@ class ShardLoader:
         seed: seed of the epoch order.
         window: shards that are shuffled together; 0: all.
         rank, world_size: which part of each global batch to read.
-        num_threads: reading threads; 0 reads when a batch is asked for.
+        num_workers: reading processes; 0 reads when a batch is asked for.
         device: where batches go; on a CUDA device each is one asynchronous copy out of
             pinned memory, on a stream of its own.
         on_bad_clip: "fail", or "skip": batches go without damaged clips and are smaller.
@@ -97,7 +109,7 @@ class ShardLoader:
         window: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        num_threads: int = 2,
+        num_workers: int = 2,
         device: torch.device | str | None = None,
         on_bad_clip: str = "fail",
         max_bad_clips: float = 0.01,
@@ -116,7 +128,7 @@ class ShardLoader:
         self.split = split
         self.batch_size, self.shuffle, self.seed, self.window = batch_size, shuffle, seed, window
         self.rank, self.world_size = rank, world_size
-        self.num_threads = num_threads
+        self.num_workers = num_workers
         self.device = device
         self.on_bad_clip, self.max_bad_clips = on_bad_clip, max_bad_clips
         self.epoch = 0
@@ -125,8 +137,14 @@ class ShardLoader:
         self._reader = Reader(self.store, split)
         self._position = 0
         self._resume_at = 0
-        self._lock = threading.Lock()
+        self._kit: _Kit | None = None
         self._stream: torch.cuda.Stream | None = None
+
+    def close(self) -> None:
+        """Ends the reading processes; they start again when the loader is used again."""
+        if self._kit:
+            self._kit.close()
+        self._kit = None
 
     @property
     def num_clips(self) -> int:
@@ -220,82 +238,152 @@ class ShardLoader:
             yield batch
 
     def _batches(self, start: int) -> Iterator[Batch]:
-        plan = self.plan()
-        num_clips, batch_size, ends = self.num_clips, self.batch_size, np.array(plan.ends)
         if start >= len(self):
             return
+        plan = self.plan()
+        num_clips, batch_size, ends = self.num_clips, self.batch_size, np.array(plan.ends)
 
         def window_at(position: int) -> int:
             return int(np.searchsorted(ends, position, side="right"))
 
-        read_ahead = max(READ_AHEAD, self.num_threads) if self.num_threads else 0
-        num_rows = -(-batch_size // self.world_size)
-        # One is handed out, and one the consumer still holds.
-        ring = Ring(self._reader.layout, num_rows, self._is_cuda(), read_ahead + 2)
-        shelf = Shelf(self.store, self.split, plan, window_at(start * batch_size))
-        pool = ThreadPoolExecutor(self.num_threads or 1, thread_name_prefix="mstag-read")
-        pending: deque[Callable[[], _Filled]] = deque()
+        kit = self._take_kit()
+        first_window = window_at(start * batch_size)
+        shelf = Shelf(self.store, self.split, plan, first_window, kit.readers)
+        coming: deque[_OnItsWay] = deque()
         num_done = start
 
         def hand_out() -> Batch:
             nonlocal num_done
-            filled = pending.popleft()()
+            item = coming.popleft()
+            batch = self._to_batch(item, kit, shelf, self._num_ahead - len(coming))
             num_done += 1
             shelf.leave(window_at(num_done * batch_size))
-            batch = self._to_batch(filled)
-            ring.give_back(filled.buffer)
+            if self._is_cuda() and coming and self._is_read(coming[0], kit):
+                self._finish(coming[0], kit, shelf, 1)  # it travels while this batch is used
             return batch
 
         try:
             for step in range(start, len(self)):
                 window = window_at(min((step + 1) * batch_size, num_clips) - 1)
-                while pending and not shelf.is_at_hand(window):
+                while len(coming) >= self._num_ahead or (coming and not shelf.is_at_hand(window)):
                     yield hand_out()
                 shelf.reach(window)
                 part = order.rank_part(plan.order, step, batch_size, self.rank, self.world_size)
-                read = functools.partial(self._read, ring.take(), part, shelf)
-                pending.append(pool.submit(read).result if self.num_threads else read)
-                if len(pending) > read_ahead:
-                    yield hand_out()
-            while pending:
+                coming.append(self._start(part, kit, shelf))
+            while coming:
                 yield hand_out()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            shelf.close()
+            # Whoever stops early leaves batches on their way.
+            is_sound = False
+            try:
+                with contextlib.suppress(ChildProcessError):
+                    for item in coming:
+                        self._wait(item, kit)
+                        kit.ring.give_back(item.buffer)
+                    is_sound = True
+                shelf.close()
+            finally:
+                self.close()  # what another iteration over this loader has left
+                if is_sound:
+                    self._kit = kit
+                else:
+                    kit.close()
 
-    def _read(self, buffer: Buffer, numbers: NDArray[np.int64], shelf: Shelf) -> _Filled:
-        """Reads a batch and, where it goes to a CUDA device, sends it on its way."""
+    @property
+    def _num_ahead(self) -> int:
+        """Batches on their way: for each process one to read and one to take up next."""
+        return 2 * self.num_workers or 1
+
+    def _take_kit(self) -> _Kit:
+        """The kit of the last epoch, unless its consumer still holds most of the memory."""
+        kit, self._kit = self._kit, None
+        if kit and kit.ring.num_free() > self._num_ahead:
+            return kit
+        if kit:
+            kit.close()
+        num_rows = -(-self.batch_size // self.world_size)
+        # One is handed out, and one the consumer still holds.
+        num_buffers = self._num_ahead + 2
+        ring = Ring(self._reader.layout, num_rows, num_buffers, pinned=self._is_cuda())
+        if not self.num_workers:
+            return _Kit(ring, None)
+        readers = ReadingProcesses(
+            self.num_workers,
+            ring.handle,
+            ring.num_bytes,
+            self._reader.layout.row_bytes,
+            self._reader.json_at,
+            self._reader.foreign,
+        )
+        return _Kit(ring, readers)
+
+    def _start(self, numbers: NDArray[np.int64], kit: _Kit, shelf: Shelf) -> _OnItsWay:
+        buffer = kit.ring.take()
+        places = self._reader.places(numbers)
+        if kit.readers:
+            return _OnItsWay(buffer, numbers, kit.readers.read(buffer.first_row, places))
+        read_row = self._reader.read_row
+        failed = rows.read_rows(buffer.rows, places.tolist(), shelf.files, read_row)
+        at = self._reader.json_at
+        ids = rows.find_ids(buffer.rows[: len(numbers)], at) if at and not failed else b""
+        return _OnItsWay(buffer, numbers, None, failed, ids)
+
+    def _is_read(self, item: _OnItsWay, kit: _Kit) -> bool:
+        return item.process is None or (
+            kit.readers is not None and kit.readers.is_done(item.process)
+        )
+
+    def _wait(self, item: _OnItsWay, kit: _Kit) -> None:
+        if item.process is not None:
+            assert kit.readers is not None
+            item.failed, item.ids = kit.readers.wait(item.process)
+            item.process = None
+
+    def _finish(self, item: _OnItsWay, kit: _Kit, shelf: Shelf, num_needed: int) -> torch.Tensor:
+        """Waits until a batch is read and, where it goes to a device, sends it on its way.
+
+        ``num_needed`` buffers must be free afterwards, for the batches that follow.
+        """
         import torch
 
-        bad = self._reader.fill(buffer, numbers, shelf)
-        if bad:
+        self._wait(item, kit)
+        item.bad = self._reader.finish(item.buffer, item.numbers, item.failed, item.ids, shelf)
+        if item.bad:
             if self.on_bad_clip == "fail":
-                raise ValueError(self._reader.describe(bad[0]))
-            good = sorted(set(range(len(numbers))) - {clip.row for clip in bad})
-            buffer.keep(good)
-            numbers = numbers[good]
-        slab = torch.from_numpy(buffer.slab[: len(numbers)])
+                raise ValueError(self._reader.describe(item.bad[0]))
+            good = sorted(set(range(len(item.numbers))) - {clip.row for clip in item.bad})
+            item.buffer.keep(good)
+            item.numbers = item.numbers[good]
+        rows_read = item.buffer.slab[: len(item.numbers)]
         if self._is_cuda():
-            with torch.cuda.stream(self._copy_stream()):
-                slab = slab.to(self.device, non_blocking=True)
-                buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                buffer.copied.record()
-        elif self.device is not None:
-            slab = slab.to(self.device)
-        return _Filled(buffer, numbers, bad, slab)
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(self._stream):
+                item.slab = torch.from_numpy(rows_read).to(self.device, non_blocking=True)
+                item.buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                item.buffer.copied.record()
+        else:
+            if kit.ring.num_free() < num_needed:  # the consumer keeps batches: give it its own
+                rows_read = rows_read.copy()
+            item.slab = torch.from_numpy(rows_read)
+            if self.device is not None:
+                item.slab = item.slab.to(self.device)
+        return item.slab
 
-    def _to_batch(self, filled: _Filled) -> Batch:
-        self._count(filled.bad)
-        slab = filled.slab
-        if filled.buffer.copied is not None:
+    def _to_batch(self, item: _OnItsWay, kit: _Kit, shelf: Shelf, num_needed: int) -> Batch:
+        slab = item.slab if item.slab is not None else self._finish(item, kit, shelf, num_needed)
+        if item.buffer.copied is not None:
             import torch
 
             consumer = torch.cuda.current_stream(self.device)
-            consumer.wait_event(filled.buffer.copied)
+            consumer.wait_event(item.buffer.copied)
             slab.record_stream(consumer)
-        size = len(filled.numbers)
+        self._count(item.bad)
+        size = len(item.numbers)
         batch = parts(slab, self._reader.layout)
-        return {**batch, "id": filled.buffer.ids[:size], "number": filled.numbers}
+        batch |= {"id": item.buffer.ids[:size], "number": item.numbers}
+        kit.ring.give_back(item.buffer)
+        return batch
 
     def _count(self, bad: list[BadClip]) -> None:
         for clip in bad:
@@ -316,17 +404,8 @@ class ShardLoader:
     def _is_cuda(self) -> bool:
         return self.device is not None and str(self.device).startswith("cuda")
 
-    def _copy_stream(self) -> torch.cuda.Stream:
-        """One for all copies, made when the first is due."""
-        import torch
 
-        with self._lock:
-            if self._stream is None:
-                self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            return self._stream
-
-
-def parts(slab: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
+def parts(slab: torch.Tensor, layout: Layout) -> Batch:
     """Rows of samples -> mel, tags and mask, as views.
 
     Args:
@@ -340,8 +419,14 @@ def parts(slab: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
     import torch
 
     n_mels, num_frames = layout.mel_shape
-    mel = slab[:, layout.mel_at : layout.mel_at + 2 * n_mels * num_frames].view(torch.float16)
-    batch = {"mel": mel.view(len(slab), 1, n_mels, num_frames)}
+    stride = layout.row_bytes // 2
+    batch: Batch = {
+        "mel": slab.view(torch.float16).as_strided(
+            (len(slab), 1, n_mels, num_frames),
+            (stride, stride, num_frames, 1),
+            layout.mel_at // 2,
+        )
+    }
     for name, at in (("tags", layout.tags_at), ("mask", layout.mask_at)):
         if at:
             batch[name] = slab[:, at : at + layout.num_tags]

@@ -28,7 +28,7 @@ FREE_SETTINGS = (
     "shards.",  # how clips were packed: what it led to is in the dataset's digest
     "wandb.",
     "train.device",
-    "train.loader_threads",
+    "train.loader_workers",
     "train.max_bad_clips",
     "train.cache_",
     "train.s3_endpoint",

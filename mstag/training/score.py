@@ -35,7 +35,7 @@ def score_split(
     device: torch.device,
     ranks: Ranks,
     batch_size: int | None = None,
-    num_threads: int = 2,
+    num_workers: int = 2,
     num_resamples: int = 1000,
 ) -> tuple[dict[str, Any], Predictions]:
     """Scores a split; every rank scores its part and gets the whole result.
@@ -48,7 +48,7 @@ def score_split(
         device: where to compute.
         ranks: of this process.
         batch_size: clips per step over all ranks; the result does not depend on it.
-        num_threads: reading threads.
+        num_workers: reading processes.
         num_resamples: bootstrap resamples of the intervals; 0: none.
 
     Returns:
@@ -68,7 +68,7 @@ def score_split(
         shuffle=False,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        num_threads=num_threads,
+        num_workers=num_workers,
         device=device,
     )
     if ranks.world_size > 1:

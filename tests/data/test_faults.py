@@ -341,7 +341,7 @@ def test_every_fault_is_named(tmp_path: Path, name: str, threads: int) -> None:
     damage(tmp_path)
 
     def read() -> list[np.ndarray]:
-        loader = ShardLoader(tmp_path, "train", batch_size=4, shuffle=False, num_threads=threads)
+        loader = ShardLoader(tmp_path, "train", batch_size=4, shuffle=False, num_workers=threads)
         return [mel.clone().numpy() for batch in loader for mel in batch["mel"]]
 
     if loader_says is None:
@@ -359,7 +359,7 @@ def test_every_fault_is_named(tmp_path: Path, name: str, threads: int) -> None:
 
 def test_a_shard_cut_while_it_is_read_is_named(tmp_path: Path) -> None:
     make_shards(tmp_path, {"train": [6]})
-    loader = ShardLoader(tmp_path, "train", batch_size=2, shuffle=False, num_threads=0)
+    loader = ShardLoader(tmp_path, "train", batch_size=2, shuffle=False, num_workers=0)
     batches = iter(loader)
     next(batches)
     os.truncate(tmp_path / "train-000000.tar", 3000)
@@ -386,9 +386,9 @@ def test_a_damaged_clip_is_left_out_and_the_others_are_whole(
 ) -> None:
     content = make_shards(tmp_path, {"train": [6, 6]}, partial=True)["train"]
     known = {str(sample.meta["id"]): sample for sample in content}
-    whole = [batch["id"] for batch in skipping(tmp_path, num_threads=threads)]
+    whole = [batch["id"] for batch in skipping(tmp_path, num_workers=threads)]
     flip_in_sample("mel_at", 300)(tmp_path)
-    loader = skipping(tmp_path, num_threads=threads)
+    loader = skipping(tmp_path, num_workers=threads)
     found = []
     for batch in loader:
         found.append(batch["id"])

@@ -97,7 +97,7 @@ def test_reading_starts_before_all_shards_are_there(
     server: Server, folder: Path, tmp_path: Path
 ) -> None:
     store = open_store(publish(server, folder), cache_folder=tmp_path / "cache")
-    loader = ShardLoader(store, "train", batch_size=2, shuffle=True, window=1, num_threads=1)
+    loader = ShardLoader(store, "train", batch_size=2, shuffle=True, window=1, num_workers=1)
     batches = iter(loader)
     next(batches)
     first = loader.plan().windows
@@ -155,7 +155,7 @@ def test_what_is_wrong_at_the_address_is_named(
     if missing:
         server.missing.add(missing)
     with pytest.raises((ValueError, OSError), match=words) as error:
-        content(open_store(address, cache_folder=tmp_path / "cache"), num_threads=1)
+        content(open_store(address, cache_folder=tmp_path / "cache"), num_workers=1)
     assert "SECRET" not in str(error.value) and "\n" not in str(error.value)
 
 

@@ -122,7 +122,7 @@ def test_settings_that_matter_are_refused_with_the_difference(
 
 
 @pytest.mark.parametrize(
-    "train", [{"loader_threads": 0}, {"keep_checkpoints": 9}, {"device": "cpu"}, {"epochs": 11}]
+    "train", [{"loader_workers": 0}, {"keep_checkpoints": 9}, {"device": "cpu"}, {"epochs": 11}]
 )
 def test_settings_that_change_no_result_are_free(tmp_path: Path, train: dict[str, Any]) -> None:
     make_shards(tmp_path, {"train": [2]})
