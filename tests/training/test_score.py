@@ -49,14 +49,14 @@ def test_scores_are_the_models_and_ordered_by_id(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 26, 100])
-@pytest.mark.parametrize("num_threads", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_and_threads_change_nothing(
-    tmp_path: Path, batch_size: int, num_threads: int
+    tmp_path: Path, batch_size: int, num_workers: int
 ) -> None:
     make_shards(tmp_path, {"test": [9, 3, 14]})
     report, predictions = scored(tmp_path, num_resamples=20)
     again, other = scored(
-        tmp_path, num_resamples=20, batch_size=batch_size, num_threads=num_threads
+        tmp_path, num_resamples=20, batch_size=batch_size, num_workers=num_workers
     )
     np.testing.assert_allclose(predictions.scores, other.scores, rtol=0, atol=1e-6)
     assert again.pop("loss") == pytest.approx(report.pop("loss"), abs=1e-6)
