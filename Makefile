@@ -66,9 +66,16 @@ style: setup ## rewrite the code in the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## run the benchmarks -> bench/results
-	@for script in bench/*.py; do $(BIN)/python $$script $(ARGS) || exit 1; done
+bench: setup .venv-bench/.ready ## run the benchmarks -> bench/results (installs the peers: .venv-bench)
+	@for name in stream scale train_step; do $(BIN)/python bench/$$name.py $(ARGS) || exit 1; done
+
+# The peers live apart: one of them needs an older xxhash than ours.
+.venv-bench/.ready: pyproject.toml constraints.txt $(BIN)/.ready
+	$(PYTHON) -m venv .venv-bench
+	@grep -v '^xxhash==' constraints.txt > .venv-bench/constraints.txt
+	$(BIN)/uv pip install --python .venv-bench/bin/python -c .venv-bench/constraints.txt -e '.[bench]'
+	@touch $@
 
 clean: ## remove .venv and caches; data, shards and runs stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path './data/*' -prune -exec rm -rf {} +

@@ -243,7 +243,7 @@ def train(config: Config, store: Store, run: Path, *, fresh: bool) -> None:
                 save_best(best.model, thresholds=best.thresholds, scores=scores)
         if ranks.is_first:
             runs.finish(run, dataclasses.asdict(progress))
-            click.echo(runs.ending(run, test_report, tracker.dashboard))
+            click.echo(runs.ending(run, test_report, tracker.dashboard, features))
 
 
 def end_if(signal_number: int, step: int) -> None:

@@ -48,23 +48,29 @@ def make_shards(
     *,
     seed: int = 0,
     partial: bool = False,
+    samples: dict[str, list[tars.Sample]] | None = None,
 ) -> dict[str, list[tars.Sample]]:
-    """Writes a finished folder of shards; returns its samples per split, in shard order."""
+    """Writes a finished folder of shards; returns its samples per split, in shard order.
+
+    ``samples``, where given, are packed instead of random ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     splits, content = {}, {}
     for split, sizes in shard_sizes.items():
-        samples = make_samples(split, sum(sizes), features, num_tags, seed=seed, partial=partial)
+        made = (samples or {}).get(split) or make_samples(
+            split, sum(sizes), features, num_tags, seed=seed, partial=partial
+        )
         entries, rows, start = [], [np.empty(0, tars.INDEX_DTYPE)], 0
         for number, size in enumerate(sizes):
             path = folder / f"{split}-{number:06d}.tar"
-            own = tars.write_shard(path, samples[start : start + size])
+            own = tars.write_shard(path, made[start : start + size])
             own["shard"] = number
             rows.append(own)
             entries.append(shards.entry_of(path, size))
             start += size
         index = shards.write_index(folder, split, np.concatenate(rows))
         splits[split] = shards.Split(start, entries, index)
-        content[split] = samples
+        content[split] = made
     tags = [
         {
             "tag": f"tag {i}",

@@ -28,7 +28,7 @@ from mstag.data.tars import INDEX_DTYPE, npy_bytes
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SPLITS = ("train", "valid", "test")
-RESTORE = "`make shards` or `shard-tools pack` restores it"
+RESTORE = "`make shards` or `shard-tools pack` restores it (foreign shards: `shard-tools index`)"
 
 
 @dataclass(frozen=True, slots=True)

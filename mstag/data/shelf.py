@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +16,7 @@ MAX_OPEN_SHARDS = 512
 1024 on most machines."""
 NUM_FETCHES = 4
 """Shards that are fetched at once."""
-_ADVICE_BYTES = 1 << 19
-# The kernel cuts longer advice short (io_pages of the device, 1 MB or so).
+_BLOCK_BYTES = 1 << 18
 
 
 class Shelf:
@@ -129,13 +127,13 @@ class Shelf:
     def _open(self, shard: int) -> None:
         entry = self._entries[shard]
         handle = self._store.open(entry)
+        if len(self._windows) > 1 and not self._closed:
+            _read_ahead(handle, entry)
         with self._lock:
             if self._closed:
                 os.close(handle)
                 return
             self._put(shard, handle)
-        if len(self._windows) > 1:
-            _read_ahead(handle, entry)
 
     def _put(self, shard: int, file: int | bytes) -> None:
         self.files[shard] = file
@@ -152,9 +150,11 @@ class Shelf:
 
 
 def _read_ahead(handle: int, entry: FileEntry) -> None:
-    """Asks the kernel to read a shard into the page cache, where it takes such advice."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    with contextlib.suppress(OSError):
-        for start in range(0, entry.bytes, _ADVICE_BYTES):
-            os.posix_fadvise(handle, start, _ADVICE_BYTES, os.POSIX_FADV_WILLNEED)
+    """Reads a shard from end to end, so that the page cache has it when clips are drawn from it.
+
+    Advice to the kernel (fadvise) would cost less, but returns before the data is there, and
+    reading at random then competes with it: measured at a third of the disk's speed.
+    """
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    for start in range(0, entry.bytes, _BLOCK_BYTES):
+        os.preadv(handle, (block,), start)

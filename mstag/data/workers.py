@@ -31,7 +31,8 @@ assert PLACE_DTYPE.itemsize == rows.PLACE.size
 def shared_memory(num_bytes: int) -> tuple[int, mmap.mmap]:
     """Memory that can be handed to another process: its file descriptor, and the memory.
 
-    Not /dev/shm, which containers often limit to 64 MB.
+    Not /dev/shm, which containers often limit to 64 MB. It starts on a page: where malloc puts
+    large arrays, 16 bytes behind one, Zen 3 processors copy into it at a quarter of the speed.
     """
     if hasattr(os, "memfd_create"):
         handle = os.memfd_create("mstag-batches")

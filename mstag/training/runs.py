@@ -147,7 +147,9 @@ def dataset_card(manifest: Manifest, kind: str) -> dict[str, Any]:
     }
 
 
-def ending(run: Path, report: dict[str, Any] | None, dashboard: str) -> str:
+def ending(
+    run: Path, report: dict[str, Any] | None, dashboard: str, features: config.FeatureConfig
+) -> str:
     """What train.py says last: the test scores, what they are worth, where to look."""
     lines = []
     if report is not None:
@@ -162,7 +164,9 @@ def ending(run: Path, report: dict[str, Any] | None, dashboard: str) -> str:
         f"run:       {run}",
         f"dashboard: {dashboard}",
         f"report:    mstag report {run}",
-        f"tag music: mstag tag YOUR_MUSIC --model {run / BEST}",
+        f"tag music: mstag tag YOUR_MUSIC --model {run / BEST}"
+        if features.recipe != "unknown"
+        else "tag music: not with these weights: how their spectrograms were made is unknown",
     ]
     return "\n".join(lines)
 

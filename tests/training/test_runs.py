@@ -87,7 +87,7 @@ def test_the_ending_says_scores_and_places() -> None:
         **{"pr_auc": None, "pr_auc_ci": None, "loss": 0.2, "skipped_tags": [{}]},
         **{"oracle_roc_auc": 0.5, "split_rule": "artist"},
     }
-    text = runs.ending(Path("runs/x"), report, "wandb sync there")
+    text = runs.ending(Path("runs/x"), report, "wandb sync there", TINY)
     for part in (
         "test: ROC-AUC 0.9000 [0.8000, 0.9500]  PR-AUC undefined",
         "(1 tags without a score)",
