@@ -57,15 +57,17 @@ class Reader:
         """Where the json starts in a sample; 0: nowhere."""
         self.layout = self._foreign_layout(index) if manifest.foreign else self._own_layout(index)
         # Of the index only what each read needs is kept: 32 bytes a clip.
-        self._places = np.empty(len(index), PLACE_DTYPE)
+        places = np.empty(len(index), PLACE_DTYPE)
         for name in PLACE_DTYPE.names or ():
-            self._places[name] = index[name]
+            places[name] = index[name]
+        self._places = places
+        self._plain_places = places.view(np.int64).reshape(-1, 4)  # quicker to draw rows from
         if manifest.foreign:
             self._load_labels()
 
     def places(self, numbers: NDArray[np.int64]) -> NDArray[np.void]:
         """Where samples are, PLACE_DTYPE (len(numbers),)."""
-        return self._places[numbers]
+        return self._plain_places[numbers].view(PLACE_DTYPE)[:, 0]
 
     @functools.cached_property
     def read_row(self) -> rows.ReadRow:

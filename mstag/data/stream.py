@@ -13,23 +13,18 @@ they lie in the shards, so rows of ``mel`` are contiguous and the batch as a who
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mstag.data import order, rows
-from mstag.data.buffers import Buffer, Layout, Ring
+from mstag.data import order
+from mstag.data.pipeline import Kit, Pipeline, make_kit
 from mstag.data.reader import BadClip, Reader
 from mstag.data.shelf import Shelf
 from mstag.data.store import Store, open_store
-from mstag.data.workers import ReadingProcesses
 
 if TYPE_CHECKING:
     import torch
@@ -44,34 +39,6 @@ array (B,): which samples of the split they are, in the order of the shards."""
 STATE_VERSION = 2
 MAX_NAMED = 10
 """Refused clips that are named in full, each epoch."""
-
-
-@dataclass(slots=True)
-class _OnItsWay:
-    """A batch that is being read, or that waits to be handed out."""
-
-    buffer: Buffer
-    numbers: NDArray[np.int64]
-    process: int | None
-    """Which one reads it; None: it has been read in this process."""
-    failed: list[int] = field(default_factory=list)
-    ids: bytes = b""
-    bad: list[BadClip] = field(default_factory=list)
-    slab: torch.Tensor | None = None
-    """Once it is read: the rows as uint8, (size, row_bytes), on the device or on their way."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Kit:
-    """What reading takes; kept from one epoch to the next."""
-
-    ring: Ring
-    readers: ReadingProcesses | None
-
-    def close(self) -> None:
-        if self.readers:
-            self.readers.close()
-        self.ring.close()
 
 
 class ShardLoader:
@@ -137,8 +104,7 @@ class ShardLoader:
         self._reader = Reader(self.store, split)
         self._position = 0
         self._resume_at = 0
-        self._kit: _Kit | None = None
-        self._stream: torch.cuda.Stream | None = None
+        self._kit: Kit | None = None
 
     def close(self) -> None:
         """Ends the reading processes; they start again when the loader is used again."""
@@ -249,141 +215,48 @@ class ShardLoader:
         kit = self._take_kit()
         first_window = window_at(start * batch_size)
         shelf = Shelf(self.store, self.split, plan, first_window, kit.readers)
-        coming: deque[_OnItsWay] = deque()
+        skip = self.on_bad_clip == "skip"
+        pipeline = Pipeline(self._reader, shelf, kit, self.device, skip=skip)
         num_done = start
 
         def hand_out() -> Batch:
             nonlocal num_done
-            item = coming.popleft()
-            batch = self._to_batch(item, kit, shelf, self._num_ahead - len(coming))
+            taken = pipeline.take()
             num_done += 1
             shelf.leave(window_at(num_done * batch_size))
-            if self._is_cuda() and coming and self._is_read(coming[0], kit):
-                self._finish(coming[0], kit, shelf, 1)  # it travels while this batch is used
-            return batch
+            self._count(taken.bad)
+            parts = taken.parts(self._reader.layout)
+            return {**parts, "id": taken.ids, "number": taken.numbers}
 
         try:
             for step in range(start, len(self)):
                 window = window_at(min((step + 1) * batch_size, num_clips) - 1)
-                while len(coming) >= self._num_ahead or (coming and not shelf.is_at_hand(window)):
+                while pipeline.is_full() or (len(pipeline) and not shelf.is_at_hand(window)):
                     yield hand_out()
                 shelf.reach(window)
-                part = order.rank_part(plan.order, step, batch_size, self.rank, self.world_size)
-                coming.append(self._start(part, kit, shelf))
-            while coming:
+                pipeline.start(
+                    order.rank_part(plan.order, step, batch_size, self.rank, self.world_size)
+                )
+            while len(pipeline):
                 yield hand_out()
         finally:
-            # Whoever stops early leaves batches on their way.
-            is_sound = False
-            try:
-                with contextlib.suppress(ChildProcessError):
-                    for item in coming:
-                        self._wait(item, kit)
-                        kit.ring.give_back(item.buffer)
-                    is_sound = True
-                shelf.close()
-            finally:
-                self.close()  # what another iteration over this loader has left
-                if is_sound:
-                    self._kit = kit
-                else:
-                    kit.close()
+            is_sound = pipeline.drain()  # whoever stops early leaves batches on their way
+            shelf.close()
+            self.close()  # what another iteration over this loader has left
+            if is_sound:
+                self._kit = kit
+            else:
+                kit.close()
 
-    @property
-    def _num_ahead(self) -> int:
-        """Batches on their way: for each process one to read and one to take up next."""
-        return 2 * self.num_workers or 1
-
-    def _take_kit(self) -> _Kit:
+    def _take_kit(self) -> Kit:
         """The kit of the last epoch, unless its consumer still holds most of the memory."""
         kit, self._kit = self._kit, None
-        if kit and kit.ring.num_free() > self._num_ahead:
+        if kit and kit.ring.num_free() > kit.num_ahead:
             return kit
         if kit:
             kit.close()
         num_rows = -(-self.batch_size // self.world_size)
-        # One is handed out, and one the consumer still holds.
-        num_buffers = self._num_ahead + 2
-        ring = Ring(self._reader.layout, num_rows, num_buffers, pinned=self._is_cuda())
-        if not self.num_workers:
-            return _Kit(ring, None)
-        readers = ReadingProcesses(
-            self.num_workers,
-            ring.handle,
-            ring.num_bytes,
-            self._reader.layout.row_bytes,
-            self._reader.json_at,
-            self._reader.foreign,
-        )
-        return _Kit(ring, readers)
-
-    def _start(self, numbers: NDArray[np.int64], kit: _Kit, shelf: Shelf) -> _OnItsWay:
-        buffer = kit.ring.take()
-        places = self._reader.places(numbers)
-        if kit.readers:
-            return _OnItsWay(buffer, numbers, kit.readers.read(buffer.first_row, places))
-        read_row = self._reader.read_row
-        failed = rows.read_rows(buffer.rows, places.tolist(), shelf.files, read_row)
-        at = self._reader.json_at
-        ids = rows.find_ids(buffer.rows[: len(numbers)], at) if at and not failed else b""
-        return _OnItsWay(buffer, numbers, None, failed, ids)
-
-    def _is_read(self, item: _OnItsWay, kit: _Kit) -> bool:
-        return item.process is None or (
-            kit.readers is not None and kit.readers.is_done(item.process)
-        )
-
-    def _wait(self, item: _OnItsWay, kit: _Kit) -> None:
-        if item.process is not None:
-            assert kit.readers is not None
-            item.failed, item.ids = kit.readers.wait(item.process)
-            item.process = None
-
-    def _finish(self, item: _OnItsWay, kit: _Kit, shelf: Shelf, num_needed: int) -> torch.Tensor:
-        """Waits until a batch is read and, where it goes to a device, sends it on its way.
-
-        ``num_needed`` buffers must be free afterwards, for the batches that follow.
-        """
-        import torch
-
-        self._wait(item, kit)
-        item.bad = self._reader.finish(item.buffer, item.numbers, item.failed, item.ids, shelf)
-        if item.bad:
-            if self.on_bad_clip == "fail":
-                raise ValueError(self._reader.describe(item.bad[0]))
-            good = sorted(set(range(len(item.numbers))) - {clip.row for clip in item.bad})
-            item.buffer.keep(good)
-            item.numbers = item.numbers[good]
-        rows_read = item.buffer.slab[: len(item.numbers)]
-        if self._is_cuda():
-            if self._stream is None:
-                self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(self._stream):
-                item.slab = torch.from_numpy(rows_read).to(self.device, non_blocking=True)
-                item.buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                item.buffer.copied.record()
-        else:
-            if kit.ring.num_free() < num_needed:  # the consumer keeps batches: give it its own
-                rows_read = rows_read.copy()
-            item.slab = torch.from_numpy(rows_read)
-            if self.device is not None:
-                item.slab = item.slab.to(self.device)
-        return item.slab
-
-    def _to_batch(self, item: _OnItsWay, kit: _Kit, shelf: Shelf, num_needed: int) -> Batch:
-        slab = item.slab if item.slab is not None else self._finish(item, kit, shelf, num_needed)
-        if item.buffer.copied is not None:
-            import torch
-
-            consumer = torch.cuda.current_stream(self.device)
-            consumer.wait_event(item.buffer.copied)
-            slab.record_stream(consumer)
-        self._count(item.bad)
-        size = len(item.numbers)
-        batch = parts(slab, self._reader.layout)
-        batch |= {"id": item.buffer.ids[:size], "number": item.numbers}
-        kit.ring.give_back(item.buffer)
-        return batch
+        return make_kit(self._reader, num_rows, self.num_workers, self.device)
 
     def _count(self, bad: list[BadClip]) -> None:
         for clip in bad:
@@ -400,34 +273,3 @@ class ShardLoader:
             f"{num_refused} damaged clips in epoch {self.epoch} of split {self.split}, more than "
             f"train.max_bad_clips = {self.max_bad_clips:g} of {self.num_clips} allows"
         )
-
-    def _is_cuda(self) -> bool:
-        return self.device is not None and str(self.device).startswith("cuda")
-
-
-def parts(slab: torch.Tensor, layout: Layout) -> Batch:
-    """Rows of samples -> mel, tags and mask, as views.
-
-    Args:
-        slab: uint8, (B, row_bytes), on any device.
-        layout: where the parts lie in a row.
-
-    Returns:
-        ``mel`` float16 (B, 1, n_mels, num_frames), ``tags`` uint8 (B, n_tags), and ``mask``
-        alike where labels are partial.
-    """
-    import torch
-
-    n_mels, num_frames = layout.mel_shape
-    stride = layout.row_bytes // 2
-    batch: Batch = {
-        "mel": slab.view(torch.float16).as_strided(
-            (len(slab), 1, n_mels, num_frames),
-            (stride, stride, num_frames, 1),
-            layout.mel_at // 2,
-        )
-    }
-    for name, at in (("tags", layout.tags_at), ("mask", layout.mask_at)):
-        if at:
-            batch[name] = slab[:, at : at + layout.num_tags]
-    return batch

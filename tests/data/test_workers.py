@@ -87,9 +87,9 @@ def test_the_processes_serve_every_epoch_and_end_with_the_loader(tmp_path: Path)
     loader = ShardLoader(tmp_path, "train", batch_size=2, shuffle=True, num_workers=2)
     list(loader)
     first = pids(loader)
-    for batch in loader:
+    for _batch in loader:
         break
-    del batch
+    del _batch
     list(loader)
     assert pids(loader) == first and all(map(is_running, first))
     loader.close()
@@ -153,7 +153,10 @@ def test_a_reading_process_imports_next_to_nothing() -> None:
         "print([m for m in ('numpy', 'torch', 'mstag') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-P", "-c", code, rows.__file__], capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", code, rows.__file__],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]"
 
