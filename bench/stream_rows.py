@@ -258,6 +258,7 @@ def num_clips_of(folder: Path) -> int:
 BATCH_BYTES = BATCH_SIZE * N_MELS * NUM_FRAMES * 2
 ROWS: dict[str, Callable[[Path], Epoch]] = {
     "mstag, 2 processes": ours(2),
+    "mstag, 4 processes": ours(4),
     "mstag, in the training process": ours(0),
     f"mstag, 2 processes, windows of {WINDOW} shards": ours(2, WINDOW),
     "webdataset, 0 workers": webdataset(0),

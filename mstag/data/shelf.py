@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -144,7 +145,8 @@ class Shelf:
         with self._lock:
             file = self.files.pop(shard, None)
         if file is not None and self._readers:
-            self._readers.close_shard(shard)
+            with contextlib.suppress(ChildProcessError):  # who has died needs no telling
+                self._readers.close_shard(shard)
         if isinstance(file, int):
             os.close(file)
 
