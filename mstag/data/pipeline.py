@@ -172,8 +172,7 @@ class Pipeline:
                 item = self._coming.popleft()
                 self._wait(item)
                 self._kit.ring.give_back(item.buffer)
-            return True
-        return False
+        return self._kit.readers is None or not self._kit.readers.is_broken
 
     def _is_read(self, item: _OnItsWay) -> bool:
         readers = self._kit.readers

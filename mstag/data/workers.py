@@ -63,6 +63,8 @@ class ReadingProcesses:
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._next = 0
+        self.is_broken = False
+        """Whether one of them has died."""
         for _ in range(num_processes):
             ours, theirs = socket.socketpair()
             settings = {
@@ -148,6 +150,7 @@ class ReadingProcesses:
         try:
             yield
         except ConnectionError:
+            self.is_broken = True
             code = self._processes[number].wait(timeout=5)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             raise ChildProcessError(

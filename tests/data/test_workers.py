@@ -72,11 +72,14 @@ def is_running(pid: int) -> bool:
     return stat.rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_a_killed_reading_process_is_named_and_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_reading_process_is_named_and_replaced(tmp_path: Path, victim: int) -> None:
     make_shards(tmp_path, {"train": [40]})
     loader = ShardLoader(tmp_path, "train", batch_size=2, shuffle=False, num_workers=2)
     whole = [batch["id"] for batch in loader]
-    os.kill(pids(loader)[1], signal.SIGKILL)
+    process = loader._kit.readers._processes[victim]  # type: ignore[union-attr]
+    process.kill()
+    process.wait()
     with pytest.raises(ChildProcessError, match=r"killed by signal 9.*train\.loader_workers = 0"):
         list(loader)
     assert [batch["id"] for batch in loader] == whole
