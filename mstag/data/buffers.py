@@ -82,9 +82,17 @@ class Ring:
             buffer.settle()
 
     def take(self) -> Buffer:
-        """A free buffer, the one used last: it may still be in the CPU's cache."""
+        """A free buffer, the one used last: it may still be in the CPU's cache.
+
+        Waits for a copy to the device where only copies keep buffers from being free.
+        """
         for buffer in reversed(self._buffers):
             if buffer.is_free():
+                buffer.is_taken = True
+                return buffer
+        for buffer in self._buffers:
+            if not buffer.is_taken and buffer.copied is not None:
+                buffer.copied.synchronize()
                 buffer.is_taken = True
                 return buffer
         raise AssertionError("more batches on their way than buffers")

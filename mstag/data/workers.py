@@ -123,7 +123,9 @@ class ReadingProcesses:
 
     def is_done(self, number: int) -> bool:
         """Whether :meth:`wait` would return at once."""
-        return bool(select.select([self._sockets[number]], [], [], 0)[0])
+        poll = select.poll()  # select() knows no descriptors above 1023
+        poll.register(self._sockets[number], select.POLLIN)
+        return bool(poll.poll(0))
 
     def wait(self, number: int) -> tuple[list[int], bytes]:
         """The rows that failed of the oldest batch that a process has not answered yet.
