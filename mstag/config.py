@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 DATASET_KINDS = ("demo", "mtt", "mtg-jamendo", "msd", "openmic", "table", "folders", "shards")
+SUBSETS = ("top50tags", "genre", "instrument", "moodtheme", "all")
 SPLIT_RULES = ("auto", "folders", "folders-clean", "random", "artist", "given")
 VOCABULARIES = ("auto", "merged", "raw")
 RECIPES = ("log-mel", "unknown")
@@ -54,13 +55,21 @@ class DatasetConfig:
     """How many tags at most: the most frequent ones of the whole table."""
     num_clips: int = 0
     """Size of a dataset that is made on the spot (kind "demo"); 0: its default."""
+    subset: str = "top50tags"
+    """Which tags and tracks of mtg-jamendo: top50tags, genre, instrument, moodtheme, or all."""
+    split_number: int = 0
+    """Which of a dataset's own splits (mtg-jamendo: 0 to 4), where it gives several."""
+    mirrors: tuple[str, ...] = ()
+    """Addresses that `shard-tools fetch` tries in order; empty: the dataset's own."""
 
     def __post_init__(self) -> None:
         _one_of("dataset.kind", self.kind, DATASET_KINDS)
         _one_of("dataset.split", self.split, SPLIT_RULES)
         _one_of("dataset.vocabulary", self.vocabulary, VOCABULARIES)
         _at_least("dataset.num_tags", self.num_tags, 1)
+        _one_of("dataset.subset", self.subset, SUBSETS)
         _at_least("dataset.num_clips", self.num_clips, 0)
+        _within("dataset.split_number", self.split_number, 0, 4)
         if not self.name or any(c in self.name for c in "/\\\n\0"):
             raise ValueError(
                 f"dataset.name = {self.name!r}: must be a plain name without slashes, "
@@ -404,6 +413,10 @@ def tags_digest(tag_names: list[str]) -> str:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """``value`` as ``kind``; TOML's integers serve as floats, its arrays as tuples."""
+    if get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,):
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} = {value!r}: must be an array")
+        return tuple(_typed(name, v, get_args(kind)[0]) for v in value)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if not isinstance(value, list | tuple) or len(value) != len(kinds):

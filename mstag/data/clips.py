@@ -24,6 +24,8 @@ class Clip:
         split: "train", "valid" or "test"; None until a split rule has run.
         start_s: where the clip starts inside the file, in seconds.
         duration_s: how long it lasts, in seconds; None: to the end of the file.
+        known: where labels are partial, the tags of which it is known whether they fit;
+            of all others it is unknown. None: every tag is known.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Clip:
     split: str | None = None
     start_s: float = 0.0
     duration_s: float | None = None
+    known: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
