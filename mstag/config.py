@@ -40,7 +40,7 @@ class DatasetConfig:
     """How its files are laid out: demo, mtt, mtg-jamendo, msd, openmic, table, folders, or
     shards: WebDataset tars of somebody else (`shard-tools index`)."""
     table: str = ""
-    """The table of clips and tags (kind "table"), relative to the data folder."""
+    """The table of clips and tags (kind "table"; msd: labels), relative to the data folder."""
     split: str = "auto"
     """Split rule: folders, folders-clean, random, artist (no artist in two splits), given (the
     table's own), or auto: folders for mtt, a table's own where it has one, else artist."""
@@ -50,7 +50,7 @@ class DatasetConfig:
     """Shares of train, valid and test under the artist rule; they add up to 1."""
     vocabulary: str = "auto"
     """Tags as they stand ("raw"), MagnaTagATune's synonym groups merged ("merged"), or auto:
-    merged for mtt, else raw."""
+    merged for mtt, the literature's 50 for msd, else raw."""
     num_tags: int = 50
     """How many tags at most: the most frequent ones of the whole table."""
     num_clips: int = 0

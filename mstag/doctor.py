@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 import warnings
 from dataclasses import dataclass, field
 from importlib import metadata
 
 from mstag.console import one_line
+from mstag.runtime import available_cores
 
 FITTING = "torchaudio 2.11 works with torch 2.11 to 2.14"
 REMEDY = "install the pair again: pip install --force-reinstall -c constraints.txt torch torchaudio"
@@ -38,8 +38,7 @@ def examine() -> Diagnosis:
         found.lines.append(f"{name} {version}" if version else f"{name} missing: it {purpose}")
     if found.problem is None:
         found.lines.append(_devices())
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    found.lines.append(f"cores: {len(affinity(0)) if affinity else os.cpu_count()}")
+    found.lines.append(f"cores: {available_cores()}")
     return found
 
 

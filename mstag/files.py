@@ -6,12 +6,12 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # What atomic_path calls its temporary files; mkstemp draws the eight characters.
-_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+_LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
 @contextmanager
@@ -38,14 +38,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, names: Collection[str] | None = None) -> None:
     """Removes the temporary files that a killed :func:`atomic_path` left in a folder.
 
-    Only for folders that nobody else is writing to. One that a dying process still holds
-    open loses its name and does no harm.
+    Only for files that nobody else is writing: all of the folder, or those to be called
+    ``names``. One that a dying process still holds open loses its name and does no harm.
     """
     for path in folder.glob(".*.tmp"):
-        if _LEFTOVER.fullmatch(path.name):
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and (names is None or match[1] in names):
             path.unlink(missing_ok=True)
 
 

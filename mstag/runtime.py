@@ -123,9 +123,13 @@ def num_cpu_threads(ranks: Ranks) -> int:
     by_torchrun = said == "1" and "TORCHELASTIC_RUN_ID" in os.environ
     if said.isdigit() and int(said) > 0 and not by_torchrun:
         return int(said)
+    return max(1, available_cores() // ranks.local_world_size)
+
+
+def available_cores() -> int:
+    """Processors that this process may use; fewer than the machine has inside a container."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, cores // ranks.local_world_size)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

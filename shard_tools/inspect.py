@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     ]
     wide = max((len(tag["tag"]) for tag in summary["tags"]), default=0)
     for tag in summary["tags"]:
-        counts = " / ".join(f"{tag['positives'].get(name, 0):,}" for name in summary["splits"])
-        lines.append(f"          {tag['tag']:{wide}}  {counts}")
+        lines.append(f"          {tag['tag']:{wide}}  {_counts(tag, summary['splits'])}")
     skipped = summary["skipped"]
     if skipped:
         lines.append(f"skipped   {len(skipped)} clips")
@@ -74,6 +74,15 @@ def format_summary(summary: dict[str, Any]) -> str:
     if len(skipped) > NUM_SHOWN:
         lines.append(f"          and {len(skipped) - NUM_SHOWN} more (--json lists all)")
     return "\n".join(lines)
+
+
+def _counts(tag: dict[str, Any], splits: Iterable[str]) -> str:
+    """Positives per split; where labels are partial, of how many known ones."""
+    counts = [f"{tag['positives'].get(name, 0):,}" for name in splits]
+    if "known" in tag:
+        known = [f"{tag['known'].get(name, 0):,}" for name in splits]
+        counts = [f"{count} of {total}" for count, total in zip(counts, known, strict=True)]
+    return " / ".join(counts) + (" known" if "known" in tag else "")
 
 
 def _layout(manifest: shards.Manifest) -> dict[str, str] | None:

@@ -37,7 +37,7 @@ def verify(folder: Path, *, progress: bool = False) -> list[str]:
     with tqdm(total=total, desc="verifying", unit="shard", delay=2, disable=hidden) as bar:
         for name, split in manifest.splits.items():
             rows = []
-            positives = np.zeros(len(manifest.tags), np.int64)
+            positives, known = np.zeros((2, len(manifest.tags)), np.int64)
             keys: set[str] = set()
             for number, entry in enumerate(split.shards):
                 found, samples, own_faults = _verify_shard(folder, entry, manifest)
@@ -46,6 +46,7 @@ def verify(folder: Path, *, progress: bool = False) -> list[str]:
                 rows.append(found)
                 for sample in samples:
                     positives += sample.tags
+                    known += 1 if sample.mask is None else sample.mask
                     clip_id = str(sample.meta.get("id"))
                     if split_of.setdefault(clip_id, name) != name:
                         faults.append(
@@ -55,7 +56,8 @@ def verify(folder: Path, *, progress: bool = False) -> list[str]:
                         faults.append(f"{entry.name}: key {sample.key} is there twice")
                     keys.add(sample.key)
                 bar.update()
-            faults += _verify_split(folder, name, manifest, rows, positives)
+            faults += _verify_split(folder, name, manifest, rows)
+            faults += _verify_counts(name, manifest, {"positives": positives, "known": known})
     return faults
 
 
@@ -105,6 +107,8 @@ def _sample_fault(sample: tars.Sample, manifest: shards.Manifest) -> str | None:
             continue
         if array.dtype != np.uint8 or array.shape != labels or array.max(initial=0) > 1:
             return f"{name} is not a 0/1 vector of {labels[0]} uint8"
+    if sample.mask is not None and (sample.tags > sample.mask).any():
+        return "a tag that its mask calls unknown is set"
     if not isinstance(sample.meta, dict) or not isinstance(sample.meta.get("id"), str):
         return "its json names no id"
     return None
@@ -115,7 +119,6 @@ def _verify_split(
     name: str,
     manifest: shards.Manifest,
     rows: list[np.ndarray],
-    positives: np.ndarray,
 ) -> list[str]:
     faults = []
     try:
@@ -126,8 +129,15 @@ def _verify_split(
         found = np.concatenate(rows) if rows else np.empty(0, tars.INDEX_DTYPE)
         if not np.array_equal(index, found):
             faults.append(f"{name}: the index does not describe the shards")
-    for tag, count in zip(manifest.tags, positives, strict=True):
-        said = tag["positives"].get(name, 0)
-        if said != count:
-            faults.append(f"{name}: tag {tag['tag']} has {count} positives, not {said}")
     return faults
+
+
+def _verify_counts(name: str, manifest: shards.Manifest, found: dict[str, np.ndarray]) -> list[str]:
+    """Compares what the manifest says of each tag with what the shards hold."""
+    words = {"positives": "positives", "known": "known labels"}
+    return [
+        f"{name}: tag {tag['tag']} has {count} {words[what]}, not {tag[what].get(name, 0)}"
+        for what, counts in found.items()
+        for tag, count in zip(manifest.tags, counts.tolist(), strict=True)
+        if what in tag and tag[what].get(name, 0) != count
+    ]

@@ -25,11 +25,11 @@ def sha256(content: bytes) -> str:
 class Server(ThreadingHTTPServer):
     """Serves files, understands ranges, and misbehaves as its queue of moods says.
 
-    Moods, one a request: a status code; a location to redirect to; "cut", "stall" (half, then
-    the end or nothing), "short" and "long" (Content-Length says half, or double), "no length"
-    (and twice the content), "garbage" (right length, wrong bytes), "no ranges", "wrong range",
-    "no total" (where the file ends; also with "cut"), "any version" (ignores If-Range),
-    "nameless" (says no version).
+    Moods, one a request: a status code (also "503 after 7": with Retry-After); a location to
+    redirect to; "cut", "stall" (half, then the end or nothing), "short" and "long"
+    (Content-Length says half, or double), "no length" (and twice the content), "garbage"
+    (right length, wrong bytes), "no ranges", "wrong range", "no total" (where the file ends;
+    also with "cut"), "any version" (ignores If-Range), "nameless" (says no version).
     """
 
     daemon_threads = True
@@ -69,6 +69,12 @@ class Handler(BaseHTTPRequestHandler):
             mood = "404"
         if mood.isdigit():
             self.send_error(int(mood))
+            return
+        if " after " in mood:
+            code, _, seconds = mood.partition(" after ")
+            self.send_response(int(code))
+            self.send_header("Retry-After", seconds)
+            self.end_headers()
             return
         if ":" in mood:
             self.send_response(302)

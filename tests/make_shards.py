@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,20 +22,24 @@ def make_samples(
     seed: int = 0,
     partial: bool = False,
 ) -> list[tars.Sample]:
-    """Random samples whose mel is a little louder where tag i is set, in band i."""
+    """Random samples whose mel is a little louder where tag i is set, in band i.
+
+    With ``partial``, about half of the labels that are not set are unknown.
+    """
     rng = np.random.default_rng([seed, *prefix.encode()])
     samples = []
     for number in range(num_clips):
         tags = (rng.random(num_tags) < 0.4).astype(np.uint8)
         mel = rng.standard_normal((features.n_mels, features.num_frames))
         mel[: min(num_tags, features.n_mels)] += 2.0 * tags[: features.n_mels, None]
+        known = (rng.random(num_tags) < 0.5).astype(np.uint8) | tags if partial else None
         samples.append(
             tars.Sample(
                 key=f"{prefix}-{number:05d}",
                 mel=mel.astype(np.float16),
                 tags=tags,
                 meta={"id": f"{prefix}{number}", "path": f"{number}.mp3", "start_s": 0.0},
-                mask=(rng.random(num_tags) < 0.7).astype(np.uint8) if partial else None,
+                mask=known,
             )
         )
     return samples
@@ -71,13 +76,17 @@ def make_shards(
         index = shards.write_index(folder, split, np.concatenate(rows))
         splits[split] = shards.Split(start, entries, index)
         content[split] = made
-    tags = [
+    tags: list[dict[str, Any]] = [
         {
             "tag": f"tag {i}",
             "positives": {s: sum(int(x.tags[i]) for x in content[s]) for s in content},
         }
         for i in range(num_tags)
     ]
+    if any(sample.mask is not None for made in content.values() for sample in made):
+        for i, tag in enumerate(tags):
+            masks = {s: [x.mask for x in content[s] if x.mask is not None] for s in content}
+            tag["known"] = {s: sum(int(mask[i]) for mask in masks[s]) for s in content}
     shards.write_manifest(
         folder,
         shards.Manifest(

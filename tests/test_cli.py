@@ -82,7 +82,7 @@ def test_tag_as_a_user_starts_it(music_folder: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         f"mstag: using {Path('runs/new/best')}",
-        "mstag: error: music/text.mp3: cannot be decoded as audio: Format not recognised",
+        "mstag: error: music/text.mp3: cannot be decoded as audio: it is text",
         "mstag: error: none: no such file or folder",
     ]
     lines = done.stdout.splitlines()

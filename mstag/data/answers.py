@@ -20,6 +20,8 @@ from mstag.data.address import check_scheme
 TIMEOUT_S = 30.0  # a server that sends nothing for this long is cut off
 
 _PASSING_CODES = frozenset([408, 425, 429, 500, 502, 503, 504])
+_BUSY_CODES = frozenset([429, 503])
+_MAX_WAIT_S = 60  # a server that names a longer pause is asked after this one
 _PASSING_S3_CODES = frozenset(["SlowDown", "RequestTimeout", "InternalError", "Throttling"])
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 # Those that Python has no class of their own for.
@@ -30,6 +32,12 @@ _clients_lock = threading.Lock()
 
 class PassingError(Exception):
     """A try failed; another one may not. Message: why, without the address."""
+
+    def __init__(self, reason: str, *, is_busy: bool = False, wait_s: int = 0) -> None:
+        """Say why; whether it is the server's load; and the pause the server asks for."""
+        super().__init__(reason)
+        self.is_busy = is_busy
+        self.wait_s = wait_s
 
 
 class ReplacedError(Exception):
@@ -66,7 +74,7 @@ def asker(url: str, s3_endpoint: str) -> Asker:
         raise ValueError("s3_endpoint: an http or https address is needed")
     if s3_endpoint:
         check_scheme(s3_endpoint)
-    client = _s3_client(s3_endpoint)
+    client = s3_client(s3_endpoint)
     return lambda start, version: _ask_s3(client, url, start, version)
 
 
@@ -98,7 +106,10 @@ def _ask_http(url: str, start: int, version: str) -> Iterator[Answer]:
         if error.code in (412, 416):
             raise ReplacedError(f"{reason} (asked from byte {start} on)") from None
         if error.code in _PASSING_CODES:
-            raise PassingError(reason) from None
+            pause = error.headers.get("Retry-After", "")
+            wait_s = min(int(pause), _MAX_WAIT_S) if re.fullmatch("[0-9]{1,9}", pause) else 0
+            is_busy = error.code in _BUSY_CODES
+            raise PassingError(reason, is_busy=is_busy, wait_s=wait_s) from None
         hint = "; does it need a (newer) token in its address?" if error.code in (401, 403) else ""
         raise OSError(f"the server answers {reason}{hint}") from None
     except (
@@ -160,7 +171,8 @@ def _ask_s3(client: Any, url: str, start: int, version: str) -> Iterator[Answer]
         if status in (412, 416):
             raise ReplacedError(f"{status} {code} (asked from byte {start} on)") from None
         if status in _PASSING_CODES or code in _PASSING_S3_CODES:
-            raise PassingError(f"{status} {code}") from None
+            is_busy = status in _BUSY_CODES or code == "SlowDown"
+            raise PassingError(f"{status} {code}", is_busy=is_busy) from None
         if code == "NoSuchBucket":
             raise OSError(f"{_hide(client.meta.endpoint_url)} holds no bucket {bucket}") from None
         if status == 404:
@@ -191,7 +203,7 @@ def _ask_s3(client: Any, url: str, start: int, version: str) -> Iterator[Answer]
         raise OSError(_hide(error)) from None
 
 
-def _s3_client(endpoint: str) -> Any:
+def s3_client(endpoint: str) -> Any:
     """One client per endpoint and process: slow to make, safe to share between threads."""
     key = (endpoint, TIMEOUT_S, os.getpid())
     with _clients_lock:

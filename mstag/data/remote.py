@@ -15,11 +15,26 @@ from tqdm import tqdm
 
 from mstag.data.address import check_scheme, is_remote, join, shown
 from mstag.data.answers import Asker, PassingError, ReplacedError, asker
+from mstag.data.together import Together
 
-__all__ = ["check_scheme", "download", "is_remote", "join", "read_bytes", "shown"]
+__all__ = [
+    "BusyError",
+    "check_scheme",
+    "download",
+    "is_remote",
+    "join",
+    "num_bytes_arrived",
+    "num_bytes_at",
+    "read_bytes",
+    "shown",
+]
 
 # Small: what has arrived of a block when the line breaks is lost, and asked for again.
 _BLOCK_BYTES = 1 << 16
+
+
+class BusyError(OSError):
+    """The server had too much to do (429, 503) at every try; fewer downloads at once may help."""
 
 
 def download(
@@ -32,13 +47,15 @@ def download(
     num_tries: int = 5,
     backoff_s: float = 1.0,
     s3_endpoint: str = "",
+    together: Together | None = None,
 ) -> None:
     """Download a file; afterwards it is there and whole, or an error says why not.
 
     What has arrived is kept in ``<path>.part``, also when the process is killed, and the next
     call goes on from there unless the file has changed on the server: which version the bytes
     are of (its ETag, else its date) stands in ``<path>.part.version``. Where the server names
-    no version, only a known ``sha256`` lets bytes of two answers be joined. A ``path`` that
+    no version, or bytes came from another address (a mirror), only a known ``sha256`` lets
+    bytes of two answers be joined. A ``path`` that
     exists and has the right size and checksum, as far as given, is left alone. Content that
     turns out wrong is thrown away and fetched once more from the start.
 
@@ -52,23 +69,28 @@ def download(
         num_tries: tries in a row that bring nothing new before giving up.
         backoff_s: pause after the first of them, in seconds; doubled after each.
         s3_endpoint: http(s) address of an S3 server; empty: boto3's own choice.
+        together: of several downloads at once: takes the place of the bar, and may stop this.
 
     Raises:
         ValueError: an address that is not opened, or the content is not what was expected.
-        OSError: the server refuses, or nothing arrives, or the disk cannot be written.
+        OSError: the server refuses, or nothing arrives, or the disk cannot be written;
+            BusyError when the server says it has too much to do.
+        StoppedError: ``together`` was stopped; what has arrived is kept.
     """
     ask = asker(url, s3_endpoint)
     if path.is_file() and _fault(path, num_bytes, sha256) is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
+    part = _part(path)
     note = path.with_name(f"{path.name}.part.version")
     limits = _Limits(num_bytes, num_bytes, num_tries, backoff_s)
     for is_last in (False, True):
         try:
             with part.open("a+b") as file:
-                arrived = _Arrived(file, shown(url), note, checked=sha256 is not None)
-                _gather(ask, arrived, limits, progress=progress)
+                arrived = _Arrived(
+                    file, shown(url), note, checked=sha256 is not None, together=together
+                )
+                _gather(ask, arrived, limits, progress=progress and together is None)
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException as error:
@@ -81,6 +103,8 @@ def download(
         if fault is None:
             os.replace(part, path)
             return
+        if together:
+            together.moved(-part.stat().st_size)
         part.unlink()
         if is_last:
             raise ValueError(
@@ -109,6 +133,30 @@ def read_bytes(
     return content.getvalue()
 
 
+def num_bytes_at(url: str, *, s3_endpoint: str = "") -> int | None:
+    """Ask how long a file is, once; its bytes are not read.
+
+    Raises:
+        ValueError: an address that is not opened.
+        OSError: the server refuses, or does not answer.
+    """
+    try:
+        with asker(url, s3_endpoint)(0, "") as answer:
+            return answer.total_bytes
+    except (PassingError, ReplacedError, OSError) as error:
+        raise OSError(f"{shown(url)}: {error}") from None
+
+
+def num_bytes_arrived(path: Path) -> int:
+    """How much of a download is on the disk: all of it, or what was kept of it."""
+    return next((place.stat().st_size for place in (path, _part(path)) if place.is_file()), 0)
+
+
+def _part(path: Path) -> Path:
+    """Where a file grows."""
+    return path.with_name(f"{path.name}.part")
+
+
 @dataclass(frozen=True)
 class _Limits:
     """What is expected of a file and of its server."""
@@ -134,9 +182,16 @@ class _Arrived:
     """What has arrived of a file, and which version of it that is."""
 
     def __init__(
-        self, file: BinaryIO, url: str, note: Path | None = None, *, checked: bool = False
+        self,
+        file: BinaryIO,
+        url: str,
+        note: Path | None = None,
+        *,
+        checked: bool = False,
+        together: Together | None = None,
     ) -> None:
         self.url = url
+        self.together = together
         self.num_bytes = file.seek(0, io.SEEK_END)
         self._file = file
         self._note = note
@@ -153,13 +208,26 @@ class _Arrived:
         if self.num_bytes:
             self._file.seek(0)
             self._file.truncate()
+            if self.together:
+                self.together.moved(-self.num_bytes)
         self.num_bytes, self.version = 0, version
         if self._note:
             self._note.write_text(f"{self.url}\n{version}\n", encoding="utf-8")
 
+    def mix(self) -> None:
+        """Forget which version it is before bytes of unknown kinship follow: checked only."""
+        assert self._checked
+        if self._note:
+            self._note.unlink(missing_ok=True)
+
     def append(self, block: bytes) -> None:
+        if self.together:
+            self.together.check()
         self._file.write(block)
+        self._file.flush()  # so that a kill loses nothing of a slow download either
         self.num_bytes += len(block)
+        if self.together:
+            self.together.moved(len(block))
 
 
 def _gather(ask: Asker, arrived: _Arrived, limits: _Limits, *, progress: bool) -> None:
@@ -169,15 +237,17 @@ def _gather(ask: Asker, arrived: _Arrived, limits: _Limits, *, progress: bool) -
     # Progress is what was never reached before: a server that always starts anew and always
     # breaks off must not keep us for ever.
     failures, furthest = 0, arrived.num_bytes
+    pause = arrived.together.wait if arrived.together else time.sleep
     while limits.num_bytes is None or arrived.num_bytes != limits.num_bytes:
         try:
             _try_once(ask, arrived, limits, progress)
             return
         except ReplacedError as error:
-            reason = str(error)
+            reason, wait_s, failure = str(error), 0, OSError
             arrived.start_over("")
         except PassingError as error:
-            reason = str(error)
+            reason, wait_s = str(error), error.wait_s
+            failure = BusyError if error.is_busy else OSError
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's, not the server's
@@ -186,23 +256,27 @@ def _gather(ask: Asker, arrived: _Arrived, limits: _Limits, *, progress: bool) -
         failures = 1 if arrived.num_bytes > furthest else failures + 1
         furthest = max(furthest, arrived.num_bytes)
         if failures >= limits.num_tries:
-            raise OSError(
+            raise failure(
                 f"{arrived.url}: {reason}, {failures} times in a row; what has arrived of a "
                 "download is kept, run the command again to go on"
             )
-        time.sleep(limits.backoff_s * 2 ** (failures - 1))
+        pause(max(wait_s, limits.backoff_s * 2 ** (failures - 1)))
 
 
 def _try_once(ask: Asker, arrived: _Arrived, limits: _Limits, progress: bool) -> None:
     """Append what is missing."""
     start = arrived.usable()
     with ask(start, arrived.version) as answer:
+        if arrived.together:
+            arrived.together.check()
         if answer.start == 0:
             arrived.start_over(answer.version)
         elif answer.start != start:
             raise ReplacedError("the server sent another part than the one asked for")
         elif arrived.version and answer.version and arrived.version != answer.version:
             raise ReplacedError("the file on the server was replaced")
+        elif not arrived.version:
+            arrived.mix()
         total = answer.total_bytes
         limits.check("it has", total)
         bar = tqdm(

@@ -109,6 +109,11 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes manifest.json atomically; from then on the folder is finished."""
+    files.write_text(folder / MANIFEST_NAME, manifest_text(manifest))
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """The content of manifest.json."""
     content = {
         "format_version": FORMAT_VERSION,
         "dataset": manifest.dataset,
@@ -137,8 +142,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     if manifest.foreign:
         content["foreign"] = dataclasses.asdict(manifest.foreign)
         content["foreign_labels"] = manifest.foreign_labels
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    files.write_text(folder / MANIFEST_NAME, text + "\n")
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -184,7 +188,7 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
         manifest = Manifest(
             dataset=content["dataset"],
             features=features,
-            tags=[{"tag": t["tag"], "positives": dict(t["positives"])} for t in content["tags"]],
+            tags=[_tag(tag) for tag in content["tags"]],
             splits={name: _split(split) for name, split in content["splits"].items()},
             split_rule=content["split_rule"],
             leaks=content["leaks"],
@@ -207,6 +211,12 @@ def parse_manifest(text: bytes, path: str) -> Manifest:
     return manifest
 
 
+def _tag(table: dict[str, Any]) -> dict[str, Any]:
+    """A tag's name and its positives per split; where labels are partial, also the known ones."""
+    known = {"known": dict(table["known"])} if "known" in table else {}
+    return {"tag": table["tag"], "positives": dict(table["positives"]), **known}
+
+
 def _split(table: dict[str, Any]) -> Split:
     shards = [FileEntry(**shard) for shard in table["shards"]]
     others = {k: FileEntry(**table[k]) for k in ("index", "labels", "ids") if k in table}
@@ -223,10 +233,15 @@ def _split(table: dict[str, Any]) -> Split:
 
 def write_index(folder: Path, split: str, rows: NDArray[np.void]) -> FileEntry:
     """Writes ``<split>.index.npy`` atomically."""
-    name = f"{split}.index.npy"
+    entry = index_entry(split, rows)
+    files.write_bytes(folder / entry.name, npy_bytes(rows))
+    return entry
+
+
+def index_entry(split: str, rows: NDArray[np.void]) -> FileEntry:
+    """What the manifest says of a split's index."""
     content = npy_bytes(rows)
-    files.write_bytes(folder / name, content)
-    return entry_of(folder / name)
+    return FileEntry(f"{split}.index.npy", len(content), hashlib.sha256(content).hexdigest())
 
 
 def entry_of(path: Path, clips: int = 0) -> FileEntry:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstag.data.clips import Clip
-from mstag.data.tags import multi_hot
+from mstag.data.stratify import fill_empty, stratify
+from mstag.data.tags import known_mask, multi_hot
 from mstag.metrics import roc_auc_per_tag
 
 SPLITS = ("train", "valid", "test")
@@ -32,17 +33,6 @@ FOLDER_SPLITS = (
 # 13/17 and 1/17 cut to four decimals: on the 25,860 clips of the 2017 recipe this gives its
 # 19,775 / 1,520 / 4,565, where exact seventeenths would give 1,521 clips to valid.
 RANDOM_SHARES = (0.7647, 0.0588)
-
-# Fixed point of the stratification: a group's share of a tag, in units of 2**-20. Integers,
-# because a float sum may differ in its last bit between machines, and with it a tie.
-_UNIT = 1 << 20
-
-# What a split without a single clip of a tag costs, next to squared errors of at most 1 over
-# the split's size: enough for a tag of three groups to reach all splits.
-_UNCOVERED = 4
-
-# A second look at every group is enough where there are so many of them.
-_MANY_GROUPS = 10_000
 
 # How many clips' worth of trust the oracle's coarser guess keeps against a group's own labels.
 _PRIOR_CLIPS = 1.5
@@ -128,8 +118,8 @@ def by_artist(
     order = sorted(
         range(len(names)), key=lambda g: (-num_clips[g].bit_length(), _lot(seed, names[g]))
     )
-    placed = _stratify(counts, order, sizes)
-    _fill_empty(placed, counts[:, -1], sizes)
+    placed = stratify(counts, order, sizes)
+    fill_empty(placed, counts[:, -1], sizes)
     return [SPLITS[split] for split in placed[group].tolist()]
 
 
@@ -152,6 +142,43 @@ def given(clips: Sequence[Clip]) -> list[str]:
             '"split" with train, valid or test, or use dataset.split = "artist"'
         )
     return [split for split in splits if split]
+
+
+def lacks_valid(clips: Sequence[Clip]) -> bool:
+    """Whether a dataset names train and test and nothing to choose weights by."""
+    return {clip.split for clip in clips} == {"train", "test"}
+
+
+def carve_valid(
+    clips: Sequence[Clip],
+    tag_names: Sequence[str],
+    *,
+    seed: int,
+    sizes: tuple[float, float, float],
+) -> list[str]:
+    """Take a validation split from the train part, as :func:`by_artist` would.
+
+    Args:
+        clips: each with its split, none of them in valid.
+        tag_names: the tags to spread, usually the vocabulary.
+        seed: see :func:`by_artist`.
+        sizes: valid gets the share of train that it would have of train and valid together;
+            with a share of 0 for either nothing is taken.
+
+    Returns:
+        One split name per clip; those outside train keep theirs, and no artist of the train
+        part is in both train and valid.
+    """
+    kept = given(clips)
+    train, valid, _ = sizes
+    rows = [row for row, split in enumerate(kept) if split == "train"]
+    if not (train and valid and rows):
+        return kept
+    own = [clips[row] for row in rows]
+    halves = (train / (train + valid), valid / (train + valid), 0.0)
+    for row, split in zip(rows, by_artist(own, tag_names, seed=seed, sizes=halves), strict=True):
+        kept[row] = split
+    return kept
 
 
 def group_names(clips: Sequence[Clip]) -> list[str]:
@@ -252,7 +279,8 @@ def oracle_roc_auc(
 
     Its guess p starts as the train mean and is refined from coarse to fine, by artist,
     album and track: p <- (sum of the group's train labels + 1.5 p) / (size + 1.5). On a
-    split without leaks it knows nothing and scores 0.5.
+    split without leaks it knows nothing and scores 0.5. Where labels are partial, only the
+    known ones are summed, counted and scored.
 
     Args:
         clips: each with its split, tags named as in the vocabulary.
@@ -267,8 +295,10 @@ def oracle_roc_auc(
     scored = [clip for clip in clips if clip.split == split]
     if not train or not scored or not tag_names:
         return None
-    train_labels = multi_hot(train, tag_names).astype(np.float64)
-    guess = np.tile(train_labels.mean(axis=0), (len(scored), 1))
+    train_known = _known(train, tag_names)
+    train_labels = multi_hot(train, tag_names) * train_known
+    means = train_labels.sum(axis=0) / np.maximum(train_known.sum(axis=0), 1.0)
+    guess = np.tile(means, (len(scored), 1))
     levels: tuple[Callable[[Clip], str], ...] = (
         lambda clip: clip.artist,
         lambda clip: clip.album,
@@ -279,67 +309,21 @@ def oracle_roc_auc(
         number = {name: place for place, name in enumerate(names)}
         # Row -1 stays empty: clips of unknown or unseen groups land there and keep p.
         sums = np.zeros((len(names) + 1, len(tag_names)))
-        sizes = np.zeros((len(names) + 1, 1))
+        sizes = np.zeros((len(names) + 1, len(tag_names)))
         group = np.array([number.get(level(clip), -1) for clip in train])
         np.add.at(sums, group[group >= 0], train_labels[group >= 0])
-        np.add.at(sizes, group[group >= 0], 1.0)
+        np.add.at(sizes, group[group >= 0], train_known[group >= 0])
         group = np.array([number.get(level(clip), -1) for clip in scored])
         guess = (sums[group] + _PRIOR_CLIPS * guess) / (sizes[group] + _PRIOR_CLIPS)
-    per_tag = roc_auc_per_tag(multi_hot(scored, tag_names), guess)
+    per_tag = roc_auc_per_tag(multi_hot(scored, tag_names), guess, known_mask(scored, tag_names))
     defined = per_tag[~np.isnan(per_tag)]
     return float(defined.mean()) if defined.size else None
 
 
-def _stratify(
-    counts: NDArray[np.int64], order: list[int], sizes: tuple[float, float, float]
-) -> NDArray[np.int64]:
-    """Place groups one by one where the squared error of the shares grows least.
-
-    Args:
-        counts: (n_groups, n_tags + 1) clips per tag; the last column is the group's size.
-        order: the groups in the order in which they are placed.
-        sizes: wanted shares of the three splits.
-
-    Returns:
-        (n_groups,) number of the split of each group.
-    """
-    shares = counts * _UNIT // np.maximum(counts.sum(axis=0), 1)
-    size = np.array([round(share * _UNIT) for share in sizes], dtype=np.int64)
-    # From the rounded shares, so that what rounding cuts off is missing nowhere.
-    wanted = size[:, None] * shares.sum(axis=0) // _UNIT
-    # The number of clips weighs as much as all tags together.
-    importance = np.ones(counts.shape[1], dtype=np.int64)
-    importance[-1] = max(1, counts.shape[1] - 1)
-    closed = np.where(size > 0, np.iinfo(np.int64).min, np.iinfo(np.int64).max)
-    filled = np.zeros_like(wanted)
-    placed = np.full(len(counts), -1, dtype=np.int64)
-    for second_look in range(2 if len(counts) > _MANY_GROUPS else 4):
-        before = placed.copy()
-        for group in order:
-            share = shares[group]
-            if second_look:
-                filled[placed[group]] -= share
-            # (filled + share - wanted)^2 - (filled - wanted)^2, in units of 2**-20.
-            growth = (share * (share + 2 * (filled - wanted)) // _UNIT * importance).sum(axis=1)
-            # The same error weighs more in a smaller split.
-            cost = growth * _UNIT // np.maximum(size, 1)
-            if second_look:
-                cost -= _UNCOVERED * _UNIT * ((filled == 0) & (share > 0)).sum(axis=1)
-            placed[group] = split = int(np.argmin(np.maximum(cost, closed)))
-            filled[split] += share
-        if np.array_equal(placed, before):
-            break
-    return placed
-
-
-def _fill_empty(
-    placed: NDArray[np.int64], num_clips: NDArray[np.int64], sizes: tuple[float, float, float]
-) -> None:
-    """Give the smallest spare group to each split that is wanted and got none (in place)."""
-    for split in (2, 1, 0):
-        if sizes[split] > 0 and len(placed) >= len(SPLITS) and not (placed == split).any():
-            spare = np.bincount(placed, minlength=len(SPLITS))[placed] > 1
-            placed[np.flatnonzero(spare)[np.argmin(num_clips[spare])]] = split
+def _known(clips: Sequence[Clip], tag_names: Sequence[str]) -> NDArray[np.float64]:
+    """1.0 where a label is known, (n_clips, n_tags)."""
+    mask = known_mask(clips, tag_names)
+    return np.ones((len(clips), len(tag_names))) if mask is None else mask.astype(np.float64)
 
 
 def _lot(seed: int, name: str) -> bytes:

@@ -108,6 +108,27 @@ def merge(tags: Iterable[str], names: Mapping[str, str]) -> frozenset[str]:
     return frozenset([names.get(tag, tag) for tag in tags])
 
 
+def merge_known(
+    known: Iterable[str], tags: Iterable[str], table_tags: Iterable[str], names: Mapping[str, str]
+) -> frozenset[str]:
+    """Rename the tags of which it is known whether they fit a clip.
+
+    A merged tag is the OR of its group: known when one of the group is known to fit, or when
+    all of the group are known.
+
+    Args:
+        known: tag names of the table.
+        tags: those of them that fit.
+        table_tags: every tag of the table.
+        names: as :func:`renames` gives them.
+
+    Returns:
+        Tag names of the vocabulary.
+    """
+    unknown = merge(set(table_tags).difference(known), names)
+    return (merge(known, names) - unknown) | merge(tags, names)
+
+
 def count_tags(
     row_tags: Iterable[frozenset[str]], table_order: Iterable[str], names: Mapping[str, str]
 ) -> list[TagCount]:
@@ -148,3 +169,25 @@ def multi_hot(clips: Sequence[Clip], tag_names: Sequence[str]) -> NDArray[np.uin
     for row, clip in enumerate(clips):
         labels[row, [column[tag] for tag in clip.tags if tag in column]] = 1
     return labels
+
+
+def known_mask(clips: Sequence[Clip], tag_names: Sequence[str]) -> NDArray[np.uint8] | None:
+    """Write down which labels are known.
+
+    Args:
+        clips: their ``known`` named as in the vocabulary; tags outside it are ignored.
+        tag_names: the vocabulary in vector order, each name once.
+
+    Returns:
+        Array of 0 and 1, shape (n_clips, n_tags), uint8, 1 = known; None when every label of
+        every clip is known.
+    """
+    if all(clip.known is None for clip in clips):
+        return None
+    column = {tag: number for number, tag in enumerate(tag_names)}
+    mask = np.ones((len(clips), len(tag_names)), dtype=np.uint8)
+    for row, clip in enumerate(clips):
+        if clip.known is not None:
+            mask[row] = 0
+            mask[row, [column[tag] for tag in clip.known if tag in column]] = 1
+    return mask

@@ -12,10 +12,12 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -63,34 +65,87 @@ class Sample:
     mask: NDArray[np.uint8] | None = None
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> NDArray[np.void]:
-    """Writes one tar shard atomically.
+class ShardWriter:
+    """Appends samples to a tar as they come; none of them stays in memory.
 
     Same samples, same bytes: mtime 0, fixed owner and mode, ordered members. The standard
-    library's tarfile writes it: webdataset's TarWriter would sort a sample's members and
-    costs seconds of import in every worker.
+    library's tarfile makes the headers: webdataset's TarWriter would sort a sample's members
+    and costs seconds of import in every worker.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._end = 0
+        self._rows: list[Row] = []
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples are in it."""
+        return len(self._rows)
+
+    @property
+    def rows(self) -> NDArray[np.void]:
+        """Index rows (INDEX_DTYPE) of the samples, with ``shard`` 0."""
+        return np.array(self._rows, dtype=INDEX_DTYPE)
+
+    def add(self, sample: Sample) -> None:
+        """Appends one sample.
+
+        Raises:
+            ValueError: its names are too long.
+        """
+        assert "." not in sample.key, f"dots in {sample.key} would split the sample"
+        parts: list[bytes | memoryview] = []
+        places: dict[str, tuple[int, int]] = {}
+        at = 0
+        for name, payload in _payloads(sample).items():
+            num_bytes = sum(len(part) for part in payload)
+            extension = "json" if name == "json" else f"{name}.npy"
+            header = bytes(-at % BLOCK_BYTES) + _header(f"{sample.key}.{extension}", num_bytes)
+            places[name] = (at + len(header), num_bytes)
+            parts += [header, *payload]
+            at += len(header) + num_bytes
+        checksum = xxhash.xxh3_64()
+        for part in parts:
+            checksum.update(part)
+        flat = [number for name in PAYLOADS for number in places.get(name, (0, 0))]
+        self._rows.append((0, self._end, at, *flat, checksum.intdigest()))
+        self._file.writelines([*parts, bytes(-at % BLOCK_BYTES)])
+        self._end += at + -at % BLOCK_BYTES
+
+    def rewind(self, num_samples: int) -> None:
+        """Takes back every sample but the first ``num_samples``."""
+        if num_samples < len(self._rows):
+            self._end = self._rows[num_samples][1]
+            del self._rows[num_samples:]
+            self._file.seek(self._end)
+            self._file.truncate()
+
+    def finish(self) -> None:
+        """Writes what ends a tar: zeros, up to a whole record."""
+        end = self._end + 2 * BLOCK_BYTES
+        self._file.write(bytes(end + -end % tarfile.RECORDSIZE - self._end))
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[ShardWriter]:
+    """Yields a writer of one shard, which stands at ``path`` when all went well."""
+    with files.atomic_path(path) as temporary, temporary.open("wb") as file:
+        writer = ShardWriter(file)
+        yield writer
+        writer.finish()
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> NDArray[np.void]:
+    """Writes one tar shard atomically.
 
     Returns:
         Index rows (INDEX_DTYPE) of the samples, with ``shard`` 0.
     """
-    rows: list[tuple[int, ...]] = []
-    with files.atomic_path(path) as temporary, temporary.open("wb") as file:
+    with open_shard(path) as writer:
         for sample in samples:
-            assert "." not in sample.key, f"dots in {sample.key} would split the sample"
-            start = file.tell()
-            stretch = bytearray()
-            places: dict[str, tuple[int, int]] = {}
-            for name, payload in _payloads(sample).items():
-                stretch += bytes(-len(stretch) % tarfile.BLOCKSIZE)
-                extension = "json" if name == "json" else f"{name}.npy"
-                stretch += _header(f"{sample.key}.{extension}", len(payload))
-                places[name] = (len(stretch), len(payload))
-                stretch += payload
-            file.write(stretch + bytes(-len(stretch) % tarfile.BLOCKSIZE))
-            rows.append(_row(start, stretch, places))
-        end = file.tell() + 2 * tarfile.BLOCKSIZE
-        file.write(bytes(end + -end % tarfile.RECORDSIZE - file.tell()))
-    return np.array(rows, dtype=INDEX_DTYPE)
+            writer.add(sample)
+    return writer.rows
 
 
 def _header(name: str, num_bytes: int) -> bytes:
@@ -100,27 +155,36 @@ def _header(name: str, num_bytes: int) -> bytes:
     return info.tobuf(format=tarfile.USTAR_FORMAT)
 
 
-def _row(start: int, stretch: bytes | bytearray, places: Mapping[str, tuple[int, int]]) -> Row:
-    flat = [number for name in PAYLOADS for number in places.get(name, (0, 0))]
-    return (0, start, len(stretch), *flat, xxhash.xxh3_64_intdigest(stretch))
-
-
 def npy_bytes(array: NDArray[Any]) -> bytes:
     """An array as the bytes of a .npy file, C order, version 1.0."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array(
-        buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False
-    )
-    return buffer.getvalue()
+    return b"".join(_npy_parts(array))
 
 
-def _payloads(sample: Sample) -> dict[str, bytes]:
+def _npy_parts(array: NDArray[Any]) -> list[bytes | memoryview]:
+    """The head of a .npy file and the array's own memory."""
+    assert not array.dtype.hasobject
+    contiguous = np.ascontiguousarray(array)
+    head = _npy_head(contiguous.shape, contiguous.dtype)
+    return [head, contiguous.reshape(-1).view(np.uint8).data]
+
+
+@lru_cache(maxsize=64)
+def _npy_head(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    head = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(dtype)
+    fields = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, fields)
+    return head.getvalue()
+
+
+def _payloads(sample: Sample) -> dict[str, list[bytes | memoryview]]:
+    """The files of a sample, each as pieces to be written one after the other."""
     assert sample.mel.dtype == np.float16 and sample.mel.ndim == 2, sample.mel.dtype
     assert sample.tags.dtype == np.uint8 and sample.tags.ndim == 1, sample.tags.dtype
-    payloads = {"mel": npy_bytes(sample.mel), "tags": npy_bytes(sample.tags)}
+    payloads = {"mel": _npy_parts(sample.mel), "tags": _npy_parts(sample.tags)}
     if sample.mask is not None:
         assert sample.mask.dtype == np.uint8 and sample.mask.shape == sample.tags.shape
-        payloads["mask"] = npy_bytes(sample.mask)
+        payloads["mask"] = _npy_parts(sample.mask)
     # The id comes first: see rows.find_ids.
     meta = {"id": sample.meta["id"], **sample.meta}
     text = json.dumps(meta, ensure_ascii=False).encode()
@@ -129,8 +193,13 @@ def _payloads(sample: Sample) -> dict[str, bytes]:
             f"clip {sample.meta.get('id')}: its names (path, track, artist, album) take "
             f"{len(text)} bytes, a sample has room for {MAX_META_BYTES}; shorten them"
         )
-    payloads["json"] = text
+    payloads["json"] = [text]
     return payloads
+
+
+def _row(start: int, stretch: bytes | bytearray, places: Mapping[str, tuple[int, int]]) -> Row:
+    flat = [number for name in PAYLOADS for number in places.get(name, (0, 0))]
+    return (0, start, len(stretch), *flat, xxhash.xxh3_64_intdigest(stretch))
 
 
 def scan_shard(path: Path) -> tuple[NDArray[np.void], list[Sample]]:

@@ -1,4 +1,4 @@
-"""Arrays -> plots, as PNG bytes: spectrogram, tag bars, curves, taggram.
+"""Arrays -> plots, as PNG bytes: spectrogram, thumbnail, tag bars, curves, taggram.
 
 Colours are of one colour-blind-safe family (Okabe and Ito, 2008); the background is white, so
 that a plot is readable on a dark page as well.
@@ -7,6 +7,8 @@ that a plot is readable on a dark page as well.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8A8A8A"
 LINE_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DPI = 110
+MAX_ROWS, MAX_COLUMNS, NUM_COLOURS = 80, 240, 32
+"""Of thumbnails: some 7 KB each."""
 
 
 def spectrogram(mel: NDArray[Any], *, frame_s: float, title: str = "") -> bytes:
@@ -45,6 +49,24 @@ def spectrogram(mel: NDArray[Any], *, frame_s: float, title: str = "") -> bytes:
     axes.set(xlabel="time (s)", ylabel="mel band", title=title)
     figure.colorbar(image, ax=axes, label="power (dB)")
     return _png(figure)
+
+
+def thumbnail(mel: NDArray[Any], *, span: float | None = None) -> bytes:
+    """A spectrogram alone, small: no axes, one pixel a few frames wide and bands high.
+
+    Args:
+        mel: (n_mels, num_frames), in any unit; what is not finite counts as the least.
+        span: from the brightest to black, in the unit of ``mel``; None: as far as the values go.
+    """
+    values = np.asarray(mel, np.float64)
+    is_finite = np.isfinite(values)
+    values = np.where(is_finite, values, values[is_finite].min() if is_finite.any() else 0.0)
+    values = _shrink(_shrink(values, MAX_ROWS).T, MAX_COLUMNS).T[::-1]
+    # The loudest thousandth is cut: one click would turn the rest dark.
+    top = float(np.quantile(values, 0.999))
+    span = span or max(top - float(values.min()), 1e-9)
+    levels = np.clip((values - top) / span + 1, 0, 1) * (NUM_COLOURS - 1)
+    return _palette_png(np.rint(levels).astype(np.uint8))
 
 
 def tag_bars(per_tag: Sequence[Mapping[str, Any]], *, title: str = "") -> bytes:
@@ -148,3 +170,33 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _shrink(values: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Means of adjacent rows, so that at most ``most`` are left; the last may be of fewer."""
+    size = -(-len(values) // most)
+    starts = np.arange(0, len(values), size)
+    counts = np.diff(np.append(starts, len(values)))
+    return np.asarray(np.add.reduceat(values, starts, axis=0) / counts[:, None])
+
+
+def _palette_png(levels: NDArray[np.uint8]) -> bytes:
+    """A PNG of NUM_COLOURS colours: a third of what matplotlib's RGBA takes.
+
+    PNG specification (W3C, third edition): colour type 3, 8 bits, filter 0 in every row.
+    """
+    from matplotlib import colormaps
+
+    colours = colormaps["magma"](np.linspace(0, 1, NUM_COLOURS), bytes=True)[:, :3]
+    height, width = levels.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), levels], axis=1)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0),
+        b"PLTE": colours.tobytes(),
+        b"IDAT": zlib.compress(rows.tobytes(), 9),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )

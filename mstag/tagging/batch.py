@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mstag.data.audio import Waveform, load_audio
+from mstag.data.audio import load_audio
+from mstag.data.resampling import Waveform
+from mstag.data.suffixes import AUDIO_SUFFIXES
 
 if TYPE_CHECKING:
     from mstag.tagging.tagger import Tagger
 
-AUDIO_SUFFIXES = frozenset(
-    [".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav"]
-)
-"""What is taken from a folder: the formats that soundfile decodes."""
-FOREIGN_SUFFIXES = frozenset([".aac", ".ape", ".m4a", ".mp4", ".mpc", ".wma", ".wv"])
-"""Audio that soundfile cannot decode: said, rather than passed over in silence."""
+FOREIGN_SUFFIXES = frozenset([".ape", ".mpc", ".wv"])
+"""Audio that nothing here decodes: said, rather than passed over in silence."""
 NUM_READERS = 2
 """Threads that decode ahead of the model. On GPUs decoding is what takes the time."""
 

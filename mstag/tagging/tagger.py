@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mstag.data.audio import Waveform, load_audio, resample
-from mstag.data.features import LogMel, windows
+from mstag.data.audio import load_audio
+from mstag.data.features import LogMel, as_stored, windows
+from mstag.data.resampling import Waveform, resample
 from mstag.models.bundle import Bundle, load_bundle
 from mstag.models.predict import predict
 from mstag.runtime import pick_device
 
 WINDOWS_PER_BATCH = 8
 """Windows scored at a time (0.3 GB of activations with the default features)."""
-FRAMES_PER_PIECE = 8192
-"""Frames whose spectrum is held at a time (130 MB with the default features)."""
 
 
 class Tagger:
@@ -115,7 +114,7 @@ class Tagger:
             ValueError: the waveform is not of this kind, or holds what is not a finite number.
         """
         audio = resample(_checked(waveform), sample_rate_hz, self.sample_rate_hz)
-        mel = log_mel_in_pieces(audio, self._log_mel)
+        mel = self._log_mel(audio)
         scores = predict(self.bundle.model, self._batches(mel), self.device).scores
         if not np.isfinite(scores).all():
             raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
@@ -125,43 +124,12 @@ class Tagger:
         cut = windows(mel, self.bundle.features.num_frames)
         for start in range(0, len(cut), WINDOWS_PER_BATCH):
             # float16 as in shards: the same clip then gets the same scores from eval.py.
-            batch = np.stack([w.mel for w in cut[start : start + WINDOWS_PER_BATCH]])
+            batch = np.stack([as_stored(w.mel) for w in cut[start : start + WINDOWS_PER_BATCH]])
             yield {
-                "mel": torch.from_numpy(batch.astype(np.float16)[:, None]),
+                "mel": torch.from_numpy(batch[:, None]),
                 "tags": torch.zeros(len(batch), len(self.tag_names), dtype=torch.uint8),
                 "id": [""] * len(batch),
             }
-
-
-def log_mel_in_pieces(
-    waveform: Waveform, log_mel: LogMel, frames_per_piece: int = FRAMES_PER_PIECE
-) -> NDArray[np.float32]:
-    """The log-mel spectrogram of a waveform of any length, in bounded memory.
-
-    Two hours in one go would take 2 GB for their spectrum, of which the mel bands are 80 MB.
-    Each piece is computed with real audio around it, so no seam is heard by any frame.
-
-    Returns:
-        (n_mels, num_frames): what ``log_mel`` gives for the whole.
-    """
-    hop = log_mel.features.hop_length
-    num_frames = 1 + len(waveform) // hop
-    if num_frames <= frames_per_piece:
-        return _log_mel(waveform, log_mel)
-    # More than half a window, which is as far as a frame sees.
-    margin = log_mel.features.n_fft // 2 // hop + 1
-    pieces = []
-    for first in range(0, num_frames, frames_per_piece):
-        last = min(first + frames_per_piece, num_frames)
-        before = min(margin, first)
-        heard = waveform[(first - before) * hop : (last + margin) * hop]
-        pieces.append(_log_mel(heard, log_mel)[:, before : before + last - first])
-    return np.concatenate(pieces, axis=1)
-
-
-def _log_mel(waveform: Waveform, log_mel: LogMel) -> NDArray[np.float32]:
-    mel: NDArray[np.float32] = log_mel(torch.from_numpy(waveform)).numpy()
-    return mel
 
 
 def _checked(waveform: NDArray[Any]) -> Waveform:

@@ -5,21 +5,31 @@ Nothing downstream knows which dataset a catalogue came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mstag.config import DatasetConfig
 from mstag.data import splits, tags
 from mstag.data.clips import Catalogue, Clip
-from shard_tools.catalogs import folders, mtt, table
+from shard_tools.catalogs import folders, msd, mtg_jamendo, mtt, openmic, table
 from shard_tools.catalogs.rows import Rows
 
 ADAPTERS: dict[str, Callable[[DatasetConfig, Path], Rows]] = {
     "demo": lambda config, data_dir: mtt.read(data_dir, name="demo"),
     "mtt": lambda config, data_dir: mtt.read(data_dir),
+    "mtg-jamendo": lambda config, data_dir: mtg_jamendo.read(
+        data_dir, config.subset, config.split_number, takes_splits=_takes_splits(config)
+    ),
+    "msd": lambda config, data_dir: msd.read(
+        data_dir,
+        config.table,
+        top_tags=config.vocabulary == "auto",
+        takes_splits=_takes_splits(config),
+    ),
+    "openmic": lambda config, data_dir: openmic.read(data_dir, takes_splits=_takes_splits(config)),
     "table": lambda config, data_dir: table.read(
-        data_dir / config.table, takes_splits=config.split in ("auto", "given")
+        data_dir / config.table, takes_splits=_takes_splits(config)
     ),
     "folders": lambda config, data_dir: folders.read(data_dir),
 }
@@ -43,6 +53,32 @@ def load_catalogue(config: DatasetConfig, data_dir: Path) -> Catalogue:
         ValueError: the folder or table is missing, damaged or empty, or the kind has no
             adapter, or the split rule does not fit the dataset.
     """
+    rows = read_rows(config, data_dir)
+    names = tags.renames(vocabulary(config))
+    counts = tags.count_tags(rows.row_tags, rows.tag_order, names)[: config.num_tags]
+    clips, rule = rows.clips, _rule(config, rows)
+    if rule == "folders-clean":
+        clips = _clean(rows)
+    num_left_out = len(rows.clips) - len(clips)
+    clips = [_renamed(clip, names, rows.tag_order) for clip in clips]
+    assigned, words = _assign(config, rule, rows, clips, [count.tag for count in counts])
+    if num_left_out:
+        words += f" ({num_left_out} clips left out)"
+    return Catalogue(
+        dataset=config.name,
+        tags=counts,
+        clips=[replace(clip, split=split) for clip, split in zip(clips, assigned, strict=True)],
+        split_rule=f"{words}; {rows.remark}" if rows.remark else words,
+        excluded=rows.excluded,
+    )
+
+
+def read_rows(config: DatasetConfig, data_dir: Path) -> Rows:
+    """Read a dataset's tables as they stand; see :func:`load_catalogue`.
+
+    Raises:
+        ValueError: the folder or table is missing, damaged or empty, or the kind has no adapter.
+    """
     if config.kind not in ADAPTERS:
         raise ValueError(
             f"dataset.kind = {config.kind!r}: this version has no reader for it, so it cannot be "
@@ -50,21 +86,27 @@ def load_catalogue(config: DatasetConfig, data_dir: Path) -> Catalogue:
         )
     if not data_dir.is_dir():
         raise ValueError(f"{data_dir}: there is no such folder; {_remedy(config.kind, data_dir)}")
-    rows = ADAPTERS[config.kind](config, data_dir)
-    names = tags.renames(_vocabulary(config))
-    counts = tags.count_tags(rows.row_tags, rows.tag_order, names)[: config.num_tags]
-    clips, rule = rows.clips, _rule(config, rows)
-    if rule == "folders-clean":
-        clips = _clean(rows)
-    renamed = [replace(clip, tags=tags.merge(clip.tags, names)) for clip in clips]
-    assigned = _assign(config, rule, renamed, [count.tag for count in counts])
-    return Catalogue(
-        dataset=config.name,
-        tags=counts,
-        clips=[replace(clip, split=split) for clip, split in zip(renamed, assigned, strict=True)],
-        split_rule=_in_words(config, rule, num_left_out=len(rows.clips) - len(clips)),
-        excluded=rows.excluded,
-    )
+    return ADAPTERS[config.kind](config, data_dir)
+
+
+def known_kind(data_dir: Path) -> str | None:
+    """The dataset whose tables a folder holds, by their names; None: none that is known here."""
+    marks = {
+        "demo": [data_dir / "demo.json"],
+        "mtt": [data_dir / f"annotations_final.csv{packed}" for packed in ("", ".gz")],
+        "mtg-jamendo": sorted(mtg_jamendo.tables_folder(data_dir).glob("autotagging*.tsv")),
+        "msd": [data_dir / msd.DATABASE],
+        "openmic": [openmic.tables_folder(data_dir) / openmic.LABELS],
+    }
+    for kind, paths in marks.items():
+        if any(path.is_file() for path in paths):
+            return kind
+    return None
+
+
+def _takes_splits(config: DatasetConfig) -> bool:
+    """Whether a dataset's own split is wanted, where it has one."""
+    return config.split in ("auto", "given")
 
 
 def _rule(config: DatasetConfig, rows: Rows) -> str:
@@ -76,8 +118,8 @@ def _rule(config: DatasetConfig, rows: Rows) -> str:
     return "given" if rows.names_splits else "artist"
 
 
-def _vocabulary(config: DatasetConfig) -> str:
-    """The vocabulary in force."""
+def vocabulary(config: DatasetConfig) -> str:
+    """The vocabulary in force: "raw" or "merged"."""
     if config.vocabulary != "auto":
         return config.vocabulary
     return "merged" if config.kind == "mtt" else "raw"
@@ -90,40 +132,44 @@ def _clean(rows: Rows) -> list[Clip]:
     return [clip for clip in rows.clips if not frequent.isdisjoint(clip.tags)]
 
 
+def _renamed(clip: Clip, names: Mapping[str, str], table_tags: Sequence[str]) -> Clip:
+    """A clip with the vocabulary's names; unchanged ones cost nothing."""
+    if not names:
+        return clip
+    known = clip.known
+    if known is not None:
+        known = tags.merge_known(known, clip.tags, table_tags, names)
+    return replace(clip, tags=tags.merge(clip.tags, names), known=known)
+
+
 def _assign(
-    config: DatasetConfig, rule: str, clips: Sequence[Clip], tag_names: Sequence[str]
-) -> list[str]:
-    """One split name per clip."""
+    config: DatasetConfig, rule: str, rows: Rows, clips: Sequence[Clip], tag_names: Sequence[str]
+) -> tuple[list[str], str]:
+    """One split name per clip, and the rule for a reader: it starts with the setting's word."""
+    seed, sizes = config.split_seed, config.split_sizes
     if rule in ("folders", "folders-clean"):
-        return splits.by_folder(clips)
+        words = f"{rule}: folders 0-b / c / d-f"
+        if rule == "folders-clean":
+            words += f", only clips with one of the {NUM_CLEAN_TAGS} most frequent raw tags"
+        return splits.by_folder(clips), words
     if rule == "random":
-        return splits.at_random(clips, seed=config.split_seed)
+        words = f"random: 13:1:3 over clips, seed {seed}"
+        return splits.at_random(clips, seed=seed), words
     if rule == "artist":
-        return splits.by_artist(clips, tag_names, seed=config.split_seed, sizes=config.split_sizes)
+        shares = "/".join(f"{size:g}" for size in sizes)
+        words = f"artist: no artist in two splits, {shares}, seed {seed}"
+        return splits.by_artist(clips, tag_names, seed=seed, sizes=sizes), words
     assert rule == "given", rule
-    return splits.given(clips)
-
-
-def _in_words(config: DatasetConfig, rule: str, num_left_out: int) -> str:
-    """The rule for a reader; it starts with the setting's own word."""
-    if rule == "random":
-        return f"random: 13:1:3 over clips, seed {config.split_seed}"
-    if rule == "artist":
-        sizes = "/".join(f"{size:g}" for size in config.split_sizes)
-        return f"artist: no artist in two splits, {sizes}, seed {config.split_seed}"
-    if rule == "given":
-        return "given: as the dataset says"
-    words = f"{rule}: folders 0-b / c / d-f"
-    if rule == "folders-clean":
-        words += (
-            f", only clips with one of the {NUM_CLEAN_TAGS} most frequent raw tags "
-            f"({num_left_out} clips left out)"
-        )
-    return words
+    words = f"given: {rows.given_by}"
+    if not splits.lacks_valid(clips) or not (sizes[0] and sizes[1]):
+        return splits.given(clips), words
+    share = sizes[1] / (sizes[0] + sizes[1])
+    words += f"; valid, which it lacks: {share:.1%} of its train part by artist, seed {seed}"
+    return splits.carve_valid(clips, tag_names, seed=seed, sizes=sizes), words
 
 
 def _remedy(kind: str, data_dir: Path) -> str:
     """What to do about a missing data folder."""
-    if kind in ("demo", "mtt"):
+    if kind in ("demo", "mtt", "mtg-jamendo"):
         return f"make it with `shard-tools fetch {kind} --to {data_dir}`, or correct --data"
     return "correct --data: it is the folder that holds your audio"

@@ -6,8 +6,9 @@ MagnaTagATune catalogue like any other.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from mstag.runtime import available_cores
 
 DEFAULT_NUM_CLIPS = 800
 
@@ -47,10 +48,3 @@ def make_demo(
         return
     make.check_packages()
     make.make(data_dir, request, num_workers or available_cores(), progress)
-
-
-def available_cores() -> int:
-    """Processors that this process may use; fewer than the machine has inside a container."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

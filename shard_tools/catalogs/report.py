@@ -7,6 +7,7 @@ from typing import Any
 
 from mstag.data.clips import Catalogue
 from mstag.data.splits import SPLITS, leak_report, oracle_roc_auc
+from mstag.data.tags import known_mask
 
 _NUM_SHOWN = 10
 
@@ -19,15 +20,23 @@ def describe(catalogue: Catalogue) -> dict[str, Any]:
 
     Returns:
         A dict ready for JSON with the keys dataset, clips, tags ([{tag, positives}] in vector
-        order, positives over all rows of the table), splits ({name: clips}), split_rule,
+        order, positives over all rows of the table; where labels are partial also known, in how
+        many of the clips it is known), splits ({name: clips}), split_rule,
         leaks (see splits.leak_report), oracle_roc_auc (of the test split; None when it cannot
         be computed) and excluded ([{id, path, reason}]).
     """
     sizes = Counter(clip.split for clip in catalogue.clips)
+    tags: list[dict[str, Any]] = [
+        {"tag": count.tag, "positives": count.positives} for count in catalogue.tags
+    ]
+    mask = known_mask(catalogue.clips, catalogue.tag_names)
+    if mask is not None:
+        for row, known in zip(tags, mask.sum(axis=0, dtype=int).tolist(), strict=True):
+            row["known"] = known
     return {
         "dataset": catalogue.dataset,
         "clips": len(catalogue.clips),
-        "tags": [{"tag": count.tag, "positives": count.positives} for count in catalogue.tags],
+        "tags": tags,
         "splits": {split: sizes[split] for split in SPLITS},
         "split_rule": catalogue.split_rule,
         "leaks": leak_report(catalogue.clips),
@@ -83,7 +92,11 @@ def _shares(kinds: dict[str, float | None]) -> str:
 
 def _tag_lines(tags: list[dict[str, Any]]) -> str:
     """Tags with their positives, five a line."""
-    cells = [f"{row['tag']} {row['positives']:,}" for row in tags]
+    cells = [
+        f"{row['tag']} {row['positives']:,}"
+        + (f" of {row['known']:,} known" if "known" in row else "")
+        for row in tags
+    ]
     wide = max(map(len, cells), default=0)
     lines = [
         "  ".join(cell.ljust(wide) for cell in cells[i : i + 5]) for i in range(0, len(cells), 5)

@@ -28,6 +28,8 @@ class Rows:
         clips: the good rows, with the table's own tag names.
         excluded: the other rows.
         names_splits: the dataset itself says which split its clips belong to.
+        given_by: what says so, in words.
+        remark: what a reader must know of how these rows were chosen; "" when nothing.
     """
 
     tag_order: list[str] = field(default_factory=list)
@@ -35,6 +37,8 @@ class Rows:
     clips: list[Clip] = field(default_factory=list)
     excluded: list[Exclusion] = field(default_factory=list)
     names_splits: bool = False
+    given_by: str = "as the dataset says"
+    remark: str = ""
 
 
 def read_bytes(path: Path) -> bytes:

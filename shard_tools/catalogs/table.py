@@ -12,7 +12,7 @@ import io
 import json
 import math
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mstag.data.clips import Clip, Exclusion
@@ -57,13 +57,13 @@ def read(table: Path, *, takes_splits: bool = True) -> Rows:
     rows = Rows()
     tag_order: dict[str, None] = {}
     lines_of: dict[tuple[str, ...], int] = {}
-    records = list(_records(table))
+    records = list(read_records(table))
     rows.names_splits = takes_splits and any(fields.get("split") for _, fields, _ in records)
     for line, fields, fault in records:
         if not all(map(is_text, fields.values())):
             # Its tags are no names that a vocabulary could hold: they are not counted.
             fault, fields = "not UTF-8", fields | {"tags": ""}
-        tags = _tags(fields.get("tags", ""))
+        tags = split_tags(fields.get("tags", ""))
         tag_order |= dict.fromkeys(tags)
         rows.row_tags.append(frozenset(tags))
         clip: Clip | None = None
@@ -134,13 +134,24 @@ def _seconds(fields: dict[str, str], column: str) -> float | None:
     return seconds
 
 
-def _tags(text: str) -> list[str]:
+def split_tags(text: str) -> list[str]:
     """Split a tags field; empty names fall away, white space counts as one space."""
     return [" ".join(tag.split()) for tag in text.split("|") if tag.strip()]
 
 
-def _records(table: Path) -> Iterator[Record]:
-    """Read a table's rows as text fields; bytes that are not UTF-8 survive as surrogates."""
+def read_records(table: Path, required: Sequence[str] = REQUIRED) -> Iterator[Record]:
+    """Read a table's rows as text fields; bytes that are not UTF-8 survive as surrogates.
+
+    Args:
+        table: see :func:`read`.
+        required: columns that it must have.
+
+    Returns:
+        (line, fields by column, what is wrong with the row's form).
+
+    Raises:
+        ValueError: an unknown format, or a required column is missing.
+    """
     suffix = Path(table.stem if table.suffix == ".gz" else table.name).suffix.lower()
     content = read_bytes(table)
     # A spreadsheet's "Unicode text" is UTF-16 with a byte order mark.
@@ -149,19 +160,22 @@ def _records(table: Path) -> Iterator[Record]:
         "utf-16" if utf16 else "utf-8-sig", "replace" if utf16 else "surrogateescape"
     )
     if suffix in (".jsonl", ".ndjson"):
-        return _json_records(table, text)
+        return _json_records(table, text, required)
     if suffix in (".csv", ".tsv"):
         header = text.partition("\n")[0]
         semicolons = ";" in header and "," not in header
-        return _csv_records(table, text, "\t" if suffix == ".tsv" else ";" if semicolons else ",")
+        delimiter = "\t" if suffix == ".tsv" else ";" if semicolons else ","
+        return _csv_records(table, text, delimiter, required)
     raise ValueError(f"{table}: dataset.table must end in .csv, .tsv or .jsonl (or that with .gz)")
 
 
-def _csv_records(table: Path, text: str, delimiter: str) -> Iterator[Record]:
+def _csv_records(
+    table: Path, text: str, delimiter: str, required: Sequence[str]
+) -> Iterator[Record]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip().lower() for name in next(reader, [])]
-        _require(table, set(header))
+        _require(table, set(header), required)
         for values in reader:
             if any(value.strip() for value in values):
                 fields = dict(zip(header, map(str.strip, values), strict=False))
@@ -172,7 +186,7 @@ def _csv_records(table: Path, text: str, delimiter: str) -> Iterator[Record]:
         raise ValueError(f"{table}: line {reader.line_num} cannot be read ({error})") from None
 
 
-def _json_records(table: Path, text: str) -> Iterator[Record]:
+def _json_records(table: Path, text: str, required: Sequence[str]) -> Iterator[Record]:
     columns: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -185,13 +199,10 @@ def _json_records(table: Path, text: str) -> Iterator[Record]:
             yield number, {}, "not a JSON object"
             continue
         columns |= row.keys()
-        yield number, {name: _text(value) for name, value in row.items()} | _missing(row), ""
+        fields = {name: _text(value) for name, value in row.items()}
+        yield number, dict.fromkeys(required, "") | fields, ""
     if columns:
-        _require(table, columns)
-
-
-def _missing(row: dict[str, object]) -> dict[str, str]:
-    return {name: "" for name in REQUIRED if name not in row}
+        _require(table, columns, required)
 
 
 def _text(value: object) -> str:
@@ -201,11 +212,11 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _require(table: Path, columns: set[str]) -> None:
-    missing = [name for name in REQUIRED if name not in columns]
+def _require(table: Path, columns: set[str], required: Sequence[str]) -> None:
+    missing = [name for name in required if name not in columns]
     if missing:
         raise ValueError(
             f"{table}: no column {' and no column '.join(map(repr, missing))} (it has: "
-            f"{', '.join(sorted(columns)) or 'none'}); name the columns in its first line: path "
-            "and tags are required"
+            f"{', '.join(sorted(columns)) or 'none'}); name the columns in its first line: "
+            f"{' and '.join(required)} are required"
         )

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from loopback import CONTENT, DATE, Server, serving, sha256
 
 from mstag.data import answers
-from mstag.data.remote import check_scheme, download, is_remote, join, read_bytes
+from mstag.data.remote import (
+    BusyError,
+    check_scheme,
+    download,
+    is_remote,
+    join,
+    num_bytes_arrived,
+    num_bytes_at,
+    read_bytes,
+)
+from mstag.data.together import StoppedError, Together
 
 HALF = len(CONTENT) // 2
 
@@ -31,6 +41,7 @@ def fetch(
     num_tries: int = 3,
     sha256: str | None = None,
     num_bytes: int | None = None,
+    together: Together | None = None,
 ) -> None:
     download(
         server.url,
@@ -40,7 +51,27 @@ def fetch(
         progress=False,
         num_tries=num_tries,
         backoff_s=0.001,
+        together=together,
     )
+
+
+class Noting(Together):
+    """Notes what it is told, and can stop after so many bytes."""
+
+    def __init__(self, max_bytes: int = 1 << 60) -> None:
+        super().__init__("", progress=False)
+        self.num_bytes = 0
+        self.max_bytes = max_bytes
+        self.pauses: list[float] = []
+
+    def moved(self, num_bytes: int) -> None:
+        self.num_bytes += num_bytes
+        if self.num_bytes > self.max_bytes:
+            self.stop()
+
+    def wait(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.check()
 
 
 def names(folder: Path) -> list[str]:
@@ -314,6 +345,68 @@ def test_read_bytes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.moods = ["404"]
     with pytest.raises(OSError, match="404"):
         read_bytes(server.url)
+
+
+def test_the_bytes_of_several_downloads_are_counted(server: Server, tmp_path: Path) -> None:
+    noting = Noting()
+    server.moods = ["cut", "no ranges", "garbage", ""]
+    fetch(server, tmp_path / "a", together=noting)
+    assert noting.num_bytes == len(CONTENT)  # what was thrown away is taken off again
+    fetch(server, tmp_path / "b", together=noting, sha256=sha256(CONTENT))
+    assert noting.num_bytes == 2 * len(CONTENT)
+
+
+def test_a_stop_keeps_what_has_arrived(server: Server, tmp_path: Path) -> None:
+    noting = Noting(max_bytes=HALF)
+    with pytest.raises(StoppedError):
+        fetch(server, tmp_path / "x", together=noting)
+    arrived = num_bytes_arrived(tmp_path / "x")
+    assert HALF < arrived < len(CONTENT)
+    with pytest.raises(StoppedError):  # one that is told so late touches nothing
+        server.moods = ["no ranges"]
+        fetch(server, tmp_path / "x", together=noting)
+    assert num_bytes_arrived(tmp_path / "x") == arrived
+    fetch(server, tmp_path / "x")
+    assert server.ranges[-1] == f"bytes={arrived}-"
+    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert num_bytes_arrived(tmp_path / "x") == len(CONTENT)
+
+
+def test_a_busy_server_says_how_long_to_wait(server: Server, tmp_path: Path) -> None:
+    noting = Noting()
+    server.moods = ["429 after 7", "503 after 99999999", "503 after Wed", "429", "500"]
+    fetch(server, tmp_path / "x", together=noting, num_tries=9)
+    assert noting.pauses == [7, 60, 0.004, 0.008, 0.016]
+    server.moods = ["503"] * 3
+    with pytest.raises(BusyError, match=r"503 .* 3 times in a row"):
+        fetch(server, tmp_path / "y")
+    server.moods = ["500"] * 3
+    with pytest.raises(OSError, match="500") as error:
+        fetch(server, tmp_path / "y")
+    assert not isinstance(error.value, BusyError)
+
+
+def test_joined_bytes_of_two_addresses_have_no_version(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    server.moods = ["cut"]
+    with pytest.raises(OSError, match="ended after"):
+        download(f"{server.base}/other", path, progress=False, num_tries=1)
+    server.moods, server.content = ["cut"], bytes(len(CONTENT))
+    with pytest.raises(OSError, match="ended after"):
+        fetch(server, path, sha256=sha256(CONTENT), num_tries=1)
+    server.content = CONTENT
+    download(f"{server.base}/other", path, progress=False)  # knows no checksum: starts over
+    assert server.ranges == [None, f"bytes={HALF}-", None]
+    assert path.read_bytes() == CONTENT
+
+
+def test_asking_for_a_length_only(server: Server) -> None:
+    assert num_bytes_at(server.url) == len(CONTENT)
+    server.moods = ["no length", "404", "503"]
+    assert num_bytes_at(server.url) is None
+    for code in ("404", "503"):
+        with pytest.raises(OSError, match=f"clip.bin: .*{code}"):
+            num_bytes_at(server.url)
 
 
 def test_threads_do_not_disturb_each_other(server: Server, tmp_path: Path) -> None:

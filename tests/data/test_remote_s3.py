@@ -118,7 +118,7 @@ def test_threads_share_one_client(proxy: CuttingProxy, tmp_path: Path) -> None:
         thread.join()
     assert all(path.read_bytes() == CONTENT for path in paths)
     assert len(answers._clients) == 1
-    assert answers._s3_client("") is answers._s3_client("")
+    assert answers.s3_client("") is answers.s3_client("")
 
 
 def test_a_cut_connection_is_resumed(proxy: CuttingProxy, port: int, tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def test_a_gzip_file_cut_short(tmp_path: Path) -> None:
 def test_missing_folder_and_missing_reader(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no such folder; make it with `shard-tools fetch mtt"):
         load_catalogue(config(), tmp_path / "none")
-    with pytest.raises(ValueError, match=r"dataset\.kind = 'msd': .* use one of demo, folders"):
-        load_catalogue(config(kind="msd"), tmp_path)
+    with pytest.raises(ValueError, match=r"dataset\.kind = 'shards': .* use one of demo, folders"):
+        load_catalogue(config(kind="shards"), tmp_path)
 
 
 @needs_real_tables

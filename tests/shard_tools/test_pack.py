@@ -14,45 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from make_audio import SETTINGS, TAGS, contents, make_audio
 from shared_data import CLIP, REPOSITORY, needs_mtt, unpack_mtt_tables
 
 from mstag import config
 from mstag.data import shards, tars
-from mstag.data.clips import Catalogue, Clip, TagCount
+from mstag.data.clips import Catalogue
 from shard_tools.catalogs import load_catalogue
 from shard_tools.inspect import format_summary, inspect
 from shard_tools.pack import pack
 from shard_tools.verify import verify
 
-SETTINGS = config.Config(
-    features=config.FeatureConfig(n_fft=256, hop_length=128, n_mels=16, num_frames=40),
-    shards=config.ShardsConfig(clips_per_shard=4, max_skipped=0.1),
-)
-TAGS = ["low", "high"]
-
-
-def make_audio(folder: Path, num_clips: int) -> Catalogue:
-    """Tones, low or high, as wav files, with their catalogue."""
-    folder.mkdir(parents=True, exist_ok=True)
-    clips = []
-    for number in range(num_clips):
-        tag = TAGS[number % 2]
-        hz = 300 + 10 * number if tag == "low" else 3000 + 10 * number
-        samples = 0.3 * np.sin(2 * np.pi * hz * np.arange(6000) / 11025)
-        sf.write(folder / f"{number}.wav", samples, 11025)
-        split = ("train", "train", "valid", "test")[number % 4]
-        clips.append(
-            Clip(f"c{number}", f"{number}.wav", frozenset([tag]), artist=f"a{number}", split=split)
-        )
-    return Catalogue("tones", [TagCount(t, num_clips // 2) for t in TAGS], clips, "by hand", [])
-
 
 def run(data: Path, out: Path, catalogue: Catalogue, **how: int) -> tuple[shards.Manifest, int]:
-    return pack(SETTINGS, catalogue, data, out, progress=False, **how)  # type: ignore[arg-type]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    packed = pack(SETTINGS, catalogue, data, out, progress=False, **how)  # type: ignore[arg-type]
+    assert packed.manifest
+    return packed.manifest, packed.num_packed
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
@@ -271,9 +248,10 @@ def test_the_real_clip_goes_through_the_whole_chain(tmp_path: Path) -> None:
     settings = config.load_config(REPOSITORY / "configs" / "mtt.toml")
     catalogue = load_catalogue(settings.dataset, data)
     (real,) = [clip for clip in catalogue.clips if clip.path == CLIP]
-    only = dataclasses.replace(catalogue, clips=[real])
-    manifest, packed = pack(settings, only, data, tmp_path / "out", num_workers=1, progress=False)
-    assert packed == 1 and manifest.splits["test"].clips == 1
+    only = dataclasses.replace(catalogue, clips=[real], excluded=[])
+    packed = pack(settings, only, data, tmp_path / "out", num_workers=1, progress=False)
+    manifest = packed.manifest
+    assert manifest and packed.num_packed == 1 and manifest.splits["test"].clips == 1
     assert verify(tmp_path / "out") == []
     with tarfile.open(tmp_path / "out" / "test-000000.tar") as tar:
         assert len(tar.getnames()) == 3

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import io
+
+import matplotlib.image
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from mstag.show import plots
 
@@ -11,6 +17,29 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def entry(tag: str, value: float | None) -> dict[str, object]:
     interval = None if value is None else [value - 0.05, min(1.0, value + 0.03)]
     return {"tag": tag, "positives": 7, "roc_auc": value, "roc_auc_ci": interval}
+
+
+@given(
+    arrays(
+        np.float16,
+        st.tuples(st.integers(1, 200), st.integers(1, 700)),
+        elements=st.sampled_from([-46.0, 0.0, 3.0, np.nan, np.inf]),
+    ),
+    st.sampled_from([None, 18.4]),
+)
+def test_a_thumbnail_is_a_small_png_of_any_values(mel: np.ndarray, span: float | None) -> None:
+    png = plots.thumbnail(mel, span=span)
+    pixels = matplotlib.image.imread(io.BytesIO(png))
+    assert pixels.shape[0] <= plots.MAX_ROWS and pixels.shape[1] <= plots.MAX_COLUMNS
+    assert len(png) < 20_000
+
+
+def test_a_thumbnail_shows_high_bands_on_top() -> None:
+    mel = np.full((8, 12), -46.0)
+    mel[0, 5] = 3.0
+    pixels = matplotlib.image.imread(io.BytesIO(plots.thumbnail(mel, span=20.0)))[:, :, :3]
+    brightest = np.unravel_index(pixels.sum(axis=2).argmax(), (8, 12))
+    assert brightest == (7, 5) and pixels[0, 0].sum() < 0.05
 
 
 def test_every_plot_is_a_png_and_the_same_for_the_same_numbers() -> None:

@@ -46,8 +46,8 @@ def test_a_file_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     tagger = Tagger.load(make_bundle(tmp_path / "bundle"), "cpu")
     files = [make_wav(tmp_path / f"{i}.wav", 1.7, seed=i) for i in range(6)]
     files[1].write_text("not music")
-    foreign = files[3].rename(tmp_path / "3.m4a")
-    foreign.write_bytes(b"ftypM4A ")
+    foreign = files[3].rename(tmp_path / "3.ape")
+    foreign.write_bytes(b"MAC \x96\x0f")
     files[3] = foreign
     done = list(tag_files(tagger, find_files([*map(str, files), str(tmp_path / "none")])))
     assert [item.path for item in done] == [*map(str, files), str(tmp_path / "none")]

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_tagger import (
     FEATURES,
     TAGS,
@@ -22,7 +20,7 @@ from tiny_tagger import (
 import mstag
 from mstag.data.features import LogMel, windows
 from mstag.models.predict import average_per_clip, predict
-from mstag.tagging.tagger import WINDOWS_PER_BATCH, Tagger, log_mel_in_pieces
+from mstag.tagging.tagger import WINDOWS_PER_BATCH, Tagger
 
 RATE_HZ = FEATURES.sample_rate_hz
 
@@ -65,7 +63,7 @@ def test_last_window_counts_when_half_of_it_is_audio(
 
 def test_scores_are_those_of_evaluation_on_packed_windows(tagger: Tagger) -> None:
     waveform = music(round(3.7 * WINDOW_SAMPLES))
-    mel = LogMel(FEATURES)(torch.from_numpy(waveform)).numpy()
+    mel = LogMel(FEATURES)(waveform)
     stored = np.stack([w.mel.astype(np.float16) for w in windows(mel, FEATURES.num_frames)])
     batch = {
         "mel": torch.from_numpy(stored[:, None]),
@@ -80,25 +78,6 @@ def test_other_sample_rates_are_resampled(tagger: Tagger) -> None:
     waveform = music(2 * WINDOW_SAMPLES)
     at_double_rate = np.repeat(waveform, 2)
     assert tagger.scores_over_time(at_double_rate, 2 * RATE_HZ).shape[0] == 2
-
-
-@given(
-    num_samples=st.integers(1, 12_000),
-    frames_per_piece=st.integers(1, 40),
-    hop_length=st.sampled_from([64, 100, 128, 256]),
-)
-def test_pieces_of_a_spectrogram_have_no_seams(
-    num_samples: int, frames_per_piece: int, hop_length: int
-) -> None:
-    features = type(FEATURES)(sample_rate_hz=8000, n_fft=256, hop_length=hop_length, n_mels=8)
-    log_mel = LogMel(features)
-    waveform = music(num_samples)
-    whole = log_mel(torch.from_numpy(waveform)).numpy()
-    pieces = log_mel_in_pieces(waveform, log_mel, frames_per_piece)
-    # A waveform shorter than half a window is lengthened, and has frames beyond its end.
-    np.testing.assert_allclose(pieces, whole[:, : pieces.shape[1]], atol=1e-4)
-    if num_samples > 128:
-        assert pieces.shape == whole.shape
 
 
 @pytest.mark.parametrize(

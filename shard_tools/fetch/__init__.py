@@ -1,0 +1,1 @@
+"""Datasets that can be downloaded: which files, from where, and how they are unpacked."""
