@@ -7,10 +7,9 @@ on one machine is a pack of one part.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mstag import config
@@ -82,6 +81,7 @@ def pack(
     header = merge.make_header(settings, catalogue, tasks)
     # Before hours of packing, not after: the audio may not be where it should be.
     check_skipped(_missing(catalogue, audio), header)
+    del audio
     number, num_parts = part
     own = tasks[number::num_parts]
     output = FolderOutput(out) if isinstance(out, Path) else out
@@ -96,10 +96,13 @@ def pack(
         for name in _damaged(kept, output):
             del kept[name]
         todo = [task for task in own if task.name not in kept]
+        skipped = [row for receipt in kept.values() for row in receipt.skipped]
         for fresh in _run(engine or processes(num_workers), todo, output, progress):
-            kept[fresh.entry.name] = fresh
             receipts.write(output, fresh)
-            check_skipped(_skipped(kept.values()), header)
+            # What the output keeps of every clip need not stay in memory.
+            kept[fresh.entry.name] = replace(fresh, heard={})
+            skipped += fresh.skipped
+            check_skipped(skipped, header)
         merge.write_part(output, note)
         manifest = None
         if num_parts == 1:
@@ -167,10 +170,6 @@ def _run(
             for receipt in engine(todo, output):
                 bar.update(sizes[receipt.entry.name])
                 yield receipt
-
-
-def _skipped(done: Iterable[Receipt]) -> list[dict[str, str]]:
-    return list(itertools.chain.from_iterable(receipt.skipped for receipt in done))
 
 
 def _missing(catalogue: Catalogue, audio: dict[str, Fingerprint]) -> list[dict[str, str]]:

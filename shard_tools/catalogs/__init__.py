@@ -5,7 +5,8 @@ Nothing downstream knows which dataset a catalogue came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,10 +68,27 @@ def load_catalogue(config: DatasetConfig, data_dir: Path) -> Catalogue:
     return Catalogue(
         dataset=config.name,
         tags=counts,
-        clips=[replace(clip, split=split) for clip, split in zip(clips, assigned, strict=True)],
+        clips=list(_placed(clips, assigned)),
         split_rule=f"{words}; {rows.remark}" if rows.remark else words,
         excluded=rows.excluded,
     )
+
+
+def _placed(clips: Sequence[Clip], assigned: Sequence[str]) -> Iterator[Clip]:
+    """The clips with their splits; names and sets of tags that they share are one object.
+
+    Which halves the memory of a catalogue of millions.
+    """
+    tag_sets: dict[frozenset[str], frozenset[str]] = {}
+    for clip, split in zip(clips, assigned, strict=True):
+        yield replace(
+            clip,
+            split=sys.intern(split),
+            tags=tag_sets.setdefault(clip.tags, clip.tags),
+            artist=sys.intern(clip.artist),
+            album=sys.intern(clip.album),
+            track=sys.intern(clip.track),
+        )
 
 
 def read_rows(config: DatasetConfig, data_dir: Path) -> Rows:

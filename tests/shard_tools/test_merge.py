@@ -128,3 +128,31 @@ def test_the_commands_pack_in_parts_and_merge(tmp_path: Path) -> None:
     for bad in ("2/2", "x", "1", "-1/2", "1/"):
         done = run(*command, "--task", bad)
         assert done.returncode == 2 and "I/N" in done.stderr
+
+
+def test_the_slurm_script_packs_the_part_of_its_job(tmp_path: Path) -> None:
+    settings = table_dataset(tmp_path, 16)
+    tool = tmp_path / ".venv" / "bin" / "shard-tools"
+    tool.parent.mkdir(parents=True)
+    tool.write_text(f'#!/bin/sh\nexec {sys.executable} -m shard_tools "$@"\n')
+    tool.chmod(0o755)
+    out = tmp_path / "out"
+    script = ["sh", str(REPOSITORY / "scripts" / "pack.slurm")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "SLURM_ARRAY_TASK_COUNT": "2"}
+
+    def job(*more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*script, *more],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**environment, **variables},
+        )
+
+    what = (str(settings), str(tmp_path / "data"), str(out))
+    assert job(*what).returncode != 0, "no array"
+    assert job(SLURM_ARRAY_TASK_ID="1").returncode == 2
+    for number in ("1", "2"):
+        done = job(*what, SLURM_ARRAY_TASK_ID=number, SLURM_ARRAY_TASK_MIN="1")
+        assert done.returncode == 0, done.stderr
+    assert merge(FolderOutput(out)).splits["train"].clips == 8
