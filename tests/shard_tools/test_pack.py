@@ -267,3 +267,87 @@ def test_the_real_clip_goes_through_the_whole_chain(tmp_path: Path) -> None:
     }
     text = format_summary(summary)
     assert "techno" in text and "folders" in text
+
+
+def test_a_change_of_tags_decodes_nothing_again(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    run(data, out, catalogue, num_workers=1)
+    # Garbage that looks unchanged: whoever decodes it, fails.
+    for path in data.glob("*.wav"):
+        status = path.stat()
+        path.write_bytes(b"x" * status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    clips = [
+        dataclasses.replace(clip, tags=frozenset(["high"]), album="new")
+        if clip.id == "c0"
+        else clip
+        for clip in catalogue.clips
+    ]
+    changed = dataclasses.replace(catalogue, clips=clips)
+    before = {sample.meta["id"]: sample for sample in samples_of(out)}
+    manifest, packed = run(data, out, changed, num_workers=1)
+    assert packed == 1 and not manifest.skipped and verify(out) == []
+    after = {sample.meta["id"]: sample for sample in samples_of(out)}
+    assert after["c0"].tags.tolist() == [0, 1] and after["c0"].meta["album"] == "new"
+    assert all(np.array_equal(after[i].mel, before[i].mel) for i in before)
+    # A clip that moved into another shard, or whose audio changed, is decoded.
+    (data / "4.wav").write_bytes(b"other garbage")
+    manifest, packed = run(data, out, changed, num_workers=1)
+    assert packed == 1 and [row["id"] for row in manifest.skipped] == ["c4"]
+
+
+def test_other_features_pack_everything_again(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    run(data, out, catalogue, num_workers=1)
+    for changed in (
+        dataclasses.replace(SETTINGS, features=dataclasses.replace(SETTINGS.features, n_mels=8)),
+        dataclasses.replace(
+            SETTINGS, shards=dataclasses.replace(SETTINGS.shards, long_clips="centre")
+        ),
+    ):
+        packed = pack(changed, catalogue, data, out, num_workers=1, progress=False)
+        assert packed.num_packed == 7 and verify(out) == []
+        fresh = tmp_path / f"fresh {changed.shards.long_clips}"
+        pack(changed, catalogue, data, fresh, num_workers=1, progress=False)
+        assert contents(out) == contents(fresh)
+
+
+def test_old_spectrograms_that_rotted_are_made_anew(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 8)
+    run(data, out, catalogue, num_workers=1)
+    content = bytearray((out / "train-000000.tar").read_bytes())
+    content[900] ^= 1
+    (out / "train-000000.tar").write_bytes(content)
+    clips = [dataclasses.replace(clip, album="new") for clip in catalogue.clips]
+    changed = dataclasses.replace(catalogue, clips=clips)
+    run(data, out, changed, num_workers=1)
+    run(data, tmp_path / "fresh", changed, num_workers=1)
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_partial_labels_are_packed_with_their_masks(tmp_path: Path) -> None:
+    catalogue = make_audio(tmp_path / "data", 16)
+    clips = [
+        dataclasses.replace(clip, known=clip.tags | ({"low"} if number % 3 else set()))
+        for number, clip in enumerate(catalogue.clips)
+    ]
+    partial = dataclasses.replace(catalogue, clips=clips)
+    manifest, _ = run(tmp_path / "data", tmp_path / "out", partial, num_workers=1)
+    known = {clip.id: [int(tag in (clip.known or ())) for tag in TAGS] for clip in clips}
+    for sample in samples_of(tmp_path / "out"):
+        assert sample.mask is not None
+        assert sample.mask.tolist() == known[str(sample.meta["id"])]
+    for number, tag in enumerate(manifest.tags):
+        for split in manifest.splits:
+            counted = [known[clip.id][number] for clip in clips if clip.split == split]
+            assert tag["known"][split] == sum(counted)
+    assert verify(tmp_path / "out") == []
+    assert shards.read_manifest(tmp_path / "out") == manifest
+    assert run(tmp_path / "data", tmp_path / "out", partial)[1] == 0
+
+
+def samples_of(out: Path) -> list[tars.Sample]:
+    return [sample for path in sorted(out.glob("*.tar")) for sample in tars.scan_shard(path)[1]]
