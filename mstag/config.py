@@ -7,14 +7,15 @@ names a dataset and nothing else; an unknown field is an error that names the ne
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+from mstag import checks
 
 DATASET_KINDS = ("demo", "mtt", "mtg-jamendo", "msd", "openmic", "table", "folders", "shards")
 SUBSETS = ("top50tags", "genre", "instrument", "moodtheme", "all")
@@ -63,13 +64,13 @@ class DatasetConfig:
     """Addresses that `shard-tools fetch` tries in order; empty: the dataset's own."""
 
     def __post_init__(self) -> None:
-        _one_of("dataset.kind", self.kind, DATASET_KINDS)
-        _one_of("dataset.split", self.split, SPLIT_RULES)
-        _one_of("dataset.vocabulary", self.vocabulary, VOCABULARIES)
-        _at_least("dataset.num_tags", self.num_tags, 1)
-        _one_of("dataset.subset", self.subset, SUBSETS)
-        _at_least("dataset.num_clips", self.num_clips, 0)
-        _within("dataset.split_number", self.split_number, 0, 4)
+        checks.one_of("dataset.kind", self.kind, DATASET_KINDS)
+        checks.one_of("dataset.split", self.split, SPLIT_RULES)
+        checks.one_of("dataset.vocabulary", self.vocabulary, VOCABULARIES)
+        checks.at_least("dataset.num_tags", self.num_tags, 1)
+        checks.one_of("dataset.subset", self.subset, SUBSETS)
+        checks.at_least("dataset.num_clips", self.num_clips, 0)
+        checks.within("dataset.split_number", self.split_number, 0, 4)
         if not self.name or any(c in self.name for c in "/\\\n\0"):
             raise ValueError(
                 f"dataset.name = {self.name!r}: must be a plain name without slashes, "
@@ -106,12 +107,12 @@ class FeatureConfig:
     """Frames of every stored spectrogram; shorter clips are padded with the silence floor."""
 
     def __post_init__(self) -> None:
-        _one_of("features.recipe", self.recipe, RECIPES)
-        _at_least("features.sample_rate_hz", self.sample_rate_hz, 1000)
-        _at_least("features.n_fft", self.n_fft, 16)
-        _at_least("features.hop_length", self.hop_length, 1)
-        _at_least("features.n_mels", self.n_mels, 1)
-        _at_least("features.num_frames", self.num_frames, 1)
+        checks.one_of("features.recipe", self.recipe, RECIPES)
+        checks.at_least("features.sample_rate_hz", self.sample_rate_hz, 1000)
+        checks.at_least("features.n_fft", self.n_fft, 16)
+        checks.at_least("features.hop_length", self.hop_length, 1)
+        checks.at_least("features.n_mels", self.n_mels, 1)
+        checks.at_least("features.num_frames", self.num_frames, 1)
         if self.n_fft % 2:
             raise ValueError(f"features.n_fft = {self.n_fft}: must be even, e.g. 2048")
 
@@ -138,9 +139,9 @@ class ShardsConfig:
     """A clip longer than the window: cut into consecutive "windows", or its "centre" alone."""
 
     def __post_init__(self) -> None:
-        _at_least("shards.clips_per_shard", self.clips_per_shard, 1)
-        _within("shards.max_skipped", self.max_skipped, 0.0, 1.0)
-        _one_of("shards.long_clips", self.long_clips, LONG_CLIPS)
+        checks.at_least("shards.clips_per_shard", self.clips_per_shard, 1)
+        checks.within("shards.max_skipped", self.max_skipped, 0.0, 1.0)
+        checks.one_of("shards.long_clips", self.long_clips, LONG_CLIPS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +159,9 @@ class ModelConfig:
     a Keras figure that in PyTorch means nearly no averaging; 0.01 is what it meant."""
 
     def __post_init__(self) -> None:
-        _at_least("model.hidden_units", self.hidden_units, 1)
-        _within("model.dropout", self.dropout, 0.0, 0.99)
-        _within("model.batchnorm_momentum", self.batchnorm_momentum, 0.0, 1.0)
+        checks.at_least("model.hidden_units", self.hidden_units, 1)
+        checks.within("model.dropout", self.dropout, 0.0, 0.99)
+        checks.within("model.batchnorm_momentum", self.batchnorm_momentum, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +227,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every_steps", "keep_checkpoints"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
+            checks.at_least(f"train.{name}", getattr(self, name), 1)
         for name in (
             "weight_decay",
             "warmup_steps",
@@ -241,20 +242,20 @@ class TrainConfig:
             "shuffle_window",
             "checkpoint_every_s",
         ):
-            _at_least(f"train.{name}", getattr(self, name), 0)
+            checks.at_least(f"train.{name}", getattr(self, name), 0)
         if not 0 < self.learning_rate < 10:
             raise ValueError(
                 f"train.learning_rate = {self.learning_rate}: must be above 0 and below 10, "
                 "e.g. 1e-4"
             )
-        _within("train.max_bad_clips", self.max_bad_clips, 0.0, 1.0)
+        checks.within("train.max_bad_clips", self.max_bad_clips, 0.0, 1.0)
         if self.cache_gb <= 0:
             raise ValueError(f"train.cache_gb = {self.cache_gb}: must be above 0, e.g. 50")
-        _one_of("train.on_bad_clip", self.on_bad_clip, ON_BAD_CLIP)
-        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("train.schedule", self.schedule, SCHEDULES)
-        _one_of("train.precision", self.precision, PRECISIONS)
-        _one_of("train.device", self.device, DEVICES)
+        checks.one_of("train.on_bad_clip", self.on_bad_clip, ON_BAD_CLIP)
+        checks.one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        checks.one_of("train.schedule", self.schedule, SCHEDULES)
+        checks.one_of("train.precision", self.precision, PRECISIONS)
+        checks.one_of("train.device", self.device, DEVICES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +272,7 @@ class WandbConfig:
     """W&B group, for runs that belong together."""
 
     def __post_init__(self) -> None:
-        _one_of("wandb.mode", self.mode, WANDB_MODES)
+        checks.one_of("wandb.mode", self.mode, WANDB_MODES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,15 +349,15 @@ def from_tables(tables: dict[str, Any]) -> Config:
     built: dict[str, Any] = {}
     for section, table in tables.items():
         if section not in sections:
-            raise ValueError(_unknown(f"[{section}]", section, list(sections), "section"))
+            raise ValueError(checks.unknown(f"[{section}]", section, list(sections), "section"))
         if not isinstance(table, dict):
             raise ValueError(f"{section} = {table!r}: must be a section, written [{section}]")
         cls = sections[section]
         hints = get_type_hints(cls)
         for key, value in table.items():
             if key not in hints:
-                raise ValueError(_unknown(f"{section}.{key}", key, list(hints), "setting"))
-            table = {**table, key: _typed(f"{section}.{key}", value, hints[key])}
+                raise ValueError(checks.unknown(f"{section}.{key}", key, list(hints), "setting"))
+            table = {**table, key: checks.typed(f"{section}.{key}", value, hints[key])}
         built[section] = cls(**table)  # type: ignore[operator]
     return Config(**built)
 
@@ -409,43 +410,3 @@ def features_digest(features: FeatureConfig) -> str:
 def tags_digest(tag_names: list[str]) -> str:
     """Digest of the tag vocabulary in vector order."""
     return digest(tag_names)
-
-
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as ``kind``; TOML's integers serve as floats, its arrays as tuples."""
-    if get_origin(kind) is tuple and get_args(kind)[1:] == (Ellipsis,):
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} = {value!r}: must be an array")
-        return tuple(_typed(name, v, get_args(kind)[0]) for v in value)
-    if get_origin(kind) is tuple:
-        kinds = get_args(kind)
-        if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise ValueError(f"{name} = {value!r}: must be an array of {len(kinds)} numbers")
-        return tuple(_typed(name, v, k) for v, k in zip(value, kinds, strict=True))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        words = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-        raise ValueError(f"{name} = {value!r}: must be {words[kind]}")
-    return value
-
-
-def _unknown(shown: str, name: str, known: list[str], what: str) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-    return f"unknown {what} {shown}: {hint}"
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(_unknown(f"{name} = {value!r}", value, list(allowed), "value"))
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if value < low:
-        raise ValueError(f"{name} = {value}: must be at least {low}")
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} = {value}: must be between {low} and {high}")

@@ -131,7 +131,8 @@ class BucketOutput(Output):
 
     def _acquire(self, name: str, text: str) -> None:
         for _ in range(2):
-            if self._put(name, text.encode(), only_new=True):
+            # An answer may get lost, and the second try then finds what the first one put there.
+            if self._put(name, text.encode(), only_new=True) or self.read_text(name) == text:
                 return
             if self._is_alive(name):
                 break
@@ -190,8 +191,9 @@ class BucketOutput(Output):
                 reason = f"{code or status}: {error.response.get('Error', {}).get('Message', '')}"
                 passing = status >= 500 or status in (409, 429)
             except exceptions.BotoCoreError as error:
-                reason = str(error).partition("\n")[0]
-                passing = not isinstance(error, exceptions.NoCredentialsError)
+                reason = " ".join(str(error).split())
+                lasting = (exceptions.NoCredentialsError, exceptions.ParamValidationError)
+                passing = not isinstance(error, lasting)
             if not passing or number == _MAX_TRIES - 1:
                 break
             time.sleep(0.5 * 2**number)

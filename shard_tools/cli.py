@@ -177,6 +177,10 @@ def pack(
     from shard_tools.catalogs import load_catalogue
     from shard_tools.output import open_output
 
+    if address and engine_name != "ray":
+        raise click.UsageError("--address: of a Ray cluster; it needs --engine ray")
+    if workers and engine_name == "ray":
+        raise click.UsageError("--workers: Ray packs on all cores of its cluster; leave it out")
     settings = load_config(config_path, overrides)
     data_dir = data_dir or _default_data(settings)
     part = _part(task)

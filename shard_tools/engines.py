@@ -7,12 +7,15 @@ same bytes every time.
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection
@@ -45,10 +48,17 @@ def processes(num_workers: int | None = None) -> Engine:
         with ProcessPoolExecutor(
             min(wanted, len(tasks)), mp_context=context, initializer=_settle
         ) as pool:
-            futures = [pool.submit(pack_shard, task, output) for task in tasks]
+            rest, waiting = iter(tasks), set[Future[Receipt]]()
             try:
-                for future in as_completed(futures):
-                    yield future.result()
+                while True:
+                    # Few at a time: a task that waits, or is done and kept, takes memory.
+                    for task in itertools.islice(rest, 2 * wanted - len(waiting)):
+                        waiting.add(pool.submit(pack_shard, task, output))
+                    if not waiting:
+                        return
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    while done:
+                        yield done.pop().result()
             except BrokenProcessPool:
                 raise OSError(
                     "a packing process died (killed, or out of memory?); what was packed is kept: "
@@ -56,7 +66,7 @@ def processes(num_workers: int | None = None) -> Engine:
                 ) from None
             except BaseException:
                 # What runs is not waited for: a shard that is not whole is not there.
-                for process in list(pool._processes.values()):
+                for process in list((pool._processes or {}).values()):
                     process.kill()
                 raise
 
@@ -89,7 +99,7 @@ def ray(address: str | None = None) -> Engine:
         ValueError: the package is not there.
     """
     try:
-        import ray as cluster
+        cluster: Any = importlib.import_module("ray")
     except ImportError:
         raise ValueError(
             "--engine ray: the package ray is not installed; install it with "
@@ -100,11 +110,19 @@ def ray(address: str | None = None) -> Engine:
         cluster.init(address=address, log_to_driver=False, ignore_reinit_error=True)
         # A lost machine's tasks go to another one, however often that happens.
         remote = cluster.remote(num_cpus=1, max_retries=-1)(_pack_alone)
-        waiting = [remote.remote(task, output) for task in tasks]
+        # A worker of a running cluster stands in another folder than we do.
+        placed = (dataclasses.replace(t, data_dir=t.data_dir.absolute()) for t in tasks)
+        rest, waiting = placed, list[Any]()
         try:
-            while waiting:
+            while True:
+                # Few at a time, as above; machines come and go.
+                room = 2 * int(cluster.cluster_resources().get("CPU", 1)) + 1
+                for task in itertools.islice(rest, max(0, room - len(waiting))):
+                    waiting.append(remote.remote(task, output))
+                if not waiting:
+                    return
                 done, waiting = cluster.wait(waiting, num_returns=1)
-                yield _result(cluster, done[0])
+                yield _result(cluster, done.pop())
         finally:
             for reference in waiting:
                 cluster.cancel(reference, force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ class Header:
         oracle_roc_auc: see splits.oracle_roc_auc.
         excluded: rows that are left out: id, path, reason.
         shards: the names of all shards, in order.
+        plan: digest of what the config and the tables ask of them.
         clips: how many clips there are.
         max_skipped: the share of them that may be skipped.
         partial: whether some labels are unknown.
@@ -52,6 +54,7 @@ class Header:
     oracle_roc_auc: float | None
     excluded: list[dict[str, str]]
     shards: list[str]
+    plan: str
     clips: int
     max_skipped: float
     partial: bool
@@ -60,12 +63,20 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The note that a finished part leaves: ``.pack/part-I-of-N.json``."""
+    """The note that a finished part leaves: ``.pack/part-I-of-N.json``.
+
+    Attributes:
+        number: I, from 0.
+        num_parts: N.
+        header: what all parts say.
+        shards: the sha256 of each shard that it packed, by name: what another pack put in the
+            place of one of them since is none of its.
+    """
 
     number: int
     num_parts: int
     header: Header
-    shards: list[str]
+    shards: dict[str, str]
 
     @property
     def place(self) -> str:
@@ -86,6 +97,7 @@ def make_header(
         oracle_roc_auc=splits.oracle_roc_auc(catalogue.clips, catalogue.tag_names),
         excluded=[dataclasses.asdict(row) for row in catalogue.excluded],
         shards=[task.name for task in tasks],
+        plan=config.digest([task.asked() for task in tasks]),
         clips=len(catalogue.clips),
         max_skipped=settings.shards.max_skipped,
         partial=any(task.known is not None for task in tasks),
@@ -103,7 +115,8 @@ def read_part(output: Output, place: str) -> Part | None:
     text = output.read_text(place)
     try:
         content = json.loads(text or "")
-        return Part(**{**content, "header": Header(**content["header"])})
+        header, packed = Header(**content["header"]), dict(content["shards"])
+        return Part(**{**content, "header": header, "shards": packed})
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -122,15 +135,21 @@ def merge(output: Output) -> shards.Manifest:
         ValueError: parts are missing, overlap or do not belong together, a shard is not what
             its part packed, or too many clips were skipped in all; says which.
     """
+    _fitting_parts(output)  # before a lock makes a folder where there is none
     with output.lock(""):
         parts = _fitting_parts(output)
         header = parts[0].header
+        owners = {name: part for part in parts for name in part.shards}
+        expected = [owners[name].shards[name] for name in header.shards]
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(lambda name: _vouched(output, name), header.shards))
+            found = list(pool.map(functools.partial(_vouched, output), header.shards, expected))
         wrong = [name for name, receipt in zip(header.shards, found, strict=True) if not receipt]
         if wrong:
             name = wrong[0]
-            owner = next(part for part in parts if name in part.shards)
+            owner = owners[name]
+            # Without its note a part is not taken for done, and reads what it keeps.
+            for place in {owners[name].place for name in wrong}:
+                output.remove(place)
             raise ValueError(
                 f"{output.name}: {name} is missing or not what was packed ({len(wrong)} such); "
                 f"pack its part again: --task {owner.number}/{owner.num_parts}"
@@ -146,10 +165,7 @@ def _fitting_parts(output: Output) -> list[Part]:
     places = parts_beside(output)
     parts = [part for place in places if (part := read_part(output, place))]
     if not parts or len(parts) < len(places):
-        raise ValueError(
-            f"{output.name}: no finished parts (.pack/part-I-of-N.json) that can be read; pack "
-            "them with `shard-tools pack --task I/N`"
-        )
+        raise ValueError(_no_parts(output))
     numbers = sorted({part.num_parts for part in parts})
     if len(numbers) > 1:
         raise ValueError(
@@ -185,17 +201,26 @@ def _fitting_parts(output: Output) -> list[Part]:
     return parts
 
 
-def _vouched(output: Output, name: str) -> Receipt | None:
-    """A shard's receipt, if the shard is what it says."""
+def _no_parts(output: Output) -> str:
+    return (
+        f"{output.name}: no finished parts (.pack/part-I-of-N.json) that can be read; pack them "
+        "with `shard-tools pack --task I/N`"
+    )
+
+
+def _vouched(output: Output, name: str, sha256: str) -> Receipt | None:
+    """A shard's receipt, if both it and the shard are what its part packed."""
     receipt = receipts.read(output, name)
-    if receipt is None or (receipt.entry.clips and output.sha256(name) != receipt.entry.sha256):
+    if receipt is None or receipt.entry.sha256 != sha256:
         return None
-    return receipt
+    return receipt if not receipt.entry.clips or output.sha256(name) == sha256 else None
 
 
 def assemble(output: Output, header: Header, done: Sequence[Receipt]) -> shards.Manifest:
-    """Writes the indices and, last, the manifest."""
+    """Removes what an earlier plan left, then writes the indices and, last, the manifest."""
     manifest, indices = _manifest(header, done)
+    output.remove(shards.MANIFEST_NAME)
+    _remove_leftovers(output, set(header.shards))
     for split, index in indices.items():
         shards.write_index(output.scratch, split, index)
         output.publish(manifest.splits[split].index.name)
@@ -257,6 +282,15 @@ def _manifest(
     ), indices
 
 
+def _remove_leftovers(output: Output, planned: set[str]) -> None:
+    """Removes shards of an earlier plan, known by their receipts; touches nothing else."""
+    for name in output.names(receipts.FOLDER):
+        shard = name.removesuffix(".json")
+        if shard.endswith(".tar") and shard not in planned:
+            output.remove(shard)
+            output.remove(receipts.place(shard))
+
+
 def _placed(rows: NDArray[np.void], shard: int) -> NDArray[np.void]:
     placed = rows.copy()
     placed["shard"] = shard
@@ -270,12 +304,13 @@ def check_skipped(skipped: Sequence[dict[str, str]], header: Header) -> None:
         skipped: clips whose audio cannot be used; the rows that the catalogue excluded count too.
         header: of the pack.
     """
-    left_out = [*header.excluded, *skipped]
+    # In constant time: a pack asks after every shard.
+    num_left_out = len(header.excluded) + len(skipped)
     total = header.clips + len(header.excluded)
-    if len(left_out) > header.max_skipped * total:
-        first = left_out[0]
+    if num_left_out > header.max_skipped * total:
+        first = (header.excluded or skipped)[0]
         raise ValueError(
-            f"dataset {header.dataset}: {len(left_out)} of {total} clips cannot be used, more than "
+            f"dataset {header.dataset}: {num_left_out} of {total} clips cannot be used, more than "
             f"shards.max_skipped = {header.max_skipped:g} allows; the first: "
             f"{first['path'] or first['id']}: {first['reason']}; mend the files or the table, or "
             "raise shards.max_skipped"

@@ -77,7 +77,7 @@ class FolderOutput(Output):
 
     def __init__(self, folder: Path) -> None:
         self.name = str(folder)
-        self.scratch = folder
+        self.scratch = folder.absolute()  # of a worker that stands elsewhere, too
 
     def publish(self, name: str) -> None:
         """Nothing is left to do: the file was renamed to its name when it was whole."""
@@ -130,7 +130,13 @@ class FolderOutput(Output):
     def lock(self, part: str) -> Iterator[None]:
         """Locks files under ``.pack/``; the system frees them when the process ends."""
         folder = self.scratch / LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"{self.name}: no folder that can be written ({error.strerror}); name another one "
+                "with --out"
+            ) from None
         with ExitStack() as held:
             whole = held.enter_context((folder / "lock").open("w"))
             self._hold(whole.fileno(), fcntl.LOCK_SH if part else fcntl.LOCK_EX)
@@ -148,9 +154,14 @@ class FolderOutput(Output):
     def _hold(self, handle: int, how: int) -> None:
         try:
             fcntl.flock(handle, how | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ValueError(
                 f"{self.name}: another pack is at work in this folder; wait for it or stop it"
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"{self.name}: its file system gives no locks ({error.strerror}), so nothing would "
+                "keep two packs apart; mount it with them (Lustre: -o flock) or pack elsewhere"
             ) from None
 
 

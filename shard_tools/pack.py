@@ -7,8 +7,10 @@ on one machine is a pack of one part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,31 +88,58 @@ def pack(
     own = tasks[number::num_parts]
     output = FolderOutput(out) if isinstance(out, Path) else out
     with output.lock("" if num_parts == 1 else f"{number}-of-{num_parts}"):
-        output.clear(None if num_parts == 1 else {task.name for task in own})
+        half_written = None if num_parts == 1 else {task.name for task in own}
+        output.clear(half_written)
         kept = _kept(own, output)
-        note = Part(number, num_parts, header, [task.name for task in own])
+        note = Part(number, num_parts, header, _sums(own, kept))
         if len(kept) == len(own) and (done := _finished(output, note, kept)):
             return done
+        _require_own(output)
         output.remove(shards.MANIFEST_NAME)
         output.remove(note.place)
         for name in _damaged(kept, output):
             del kept[name]
         todo = [task for task in own if task.name not in kept]
         skipped = [row for receipt in kept.values() for row in receipt.skipped]
-        for fresh in _run(engine or processes(num_workers), todo, output, progress):
-            receipts.write(output, fresh)
-            # What the output keeps of every clip need not stay in memory.
-            kept[fresh.entry.name] = replace(fresh, heard={})
-            skipped += fresh.skipped
-            check_skipped(skipped, header)
+        check_skipped(skipped, header)
+        try:
+            with closing(_run(engine or processes(num_workers), todo, output, progress)) as found:
+                for fresh in found:
+                    receipts.write(output, fresh)
+                    # What the output keeps of every clip need not stay in memory.
+                    kept[fresh.entry.name] = replace(fresh, heard={})
+                    skipped += fresh.skipped
+                    check_skipped(skipped, header)
+        except BaseException:
+            output.clear(half_written)  # by workers that were killed: a disk may be full
+            raise
+        note = replace(note, shards=_sums(own, kept))
         merge.write_part(output, note)
         manifest = None
         if num_parts == 1:
             for stale in merge.parts_beside(output, note):
                 output.remove(stale)
             manifest = merge.assemble(output, header, [kept[name] for name in note.shards])
-            _remove_leftovers(output, {task.name for task in tasks})
         return _packed(len(todo), kept, manifest)
+
+
+def _require_own(output: Output) -> None:
+    """Refuses to pack over shards of somebody else, which nothing brings back."""
+    try:
+        manifest = json.loads(output.read_text(shards.MANIFEST_NAME) or "{}")
+    except ValueError:
+        return
+    if isinstance(manifest, dict) and "foreign" in manifest:
+        raise ValueError(
+            f"{output.name}: holds shards that somebody else wrote (see its "
+            f"{shards.MANIFEST_NAME}), which packing might replace; name another folder with --out"
+        )
+
+
+def _sums(own: list[ShardTask], kept: dict[str, Receipt]) -> dict[str, str]:
+    """The sha256 of every shard that is packed, by name."""
+    names = [task.name for task in own]
+    return {name: kept[name].entry.sha256 for name in names if name in kept}
 
 
 def _packed(num_packed: int, kept: dict[str, Receipt], manifest: shards.Manifest | None) -> Packed:
@@ -158,7 +187,7 @@ def _damaged(kept: dict[str, Receipt], output: Output) -> list[str]:
 
 def _run(
     engine: Engine, todo: list[ShardTask], output: Output, progress: bool
-) -> Iterator[Receipt]:
+) -> Generator[Receipt, None, None]:
     from tqdm import tqdm
 
     sizes = {task.name: len(task.clips) for task in todo}
@@ -178,12 +207,3 @@ def _missing(catalogue: Catalogue, audio: dict[str, Fingerprint]) -> list[dict[s
         for clip in catalogue.clips
         if not audio[clip.path]
     ]
-
-
-def _remove_leftovers(output: Output, planned: set[str]) -> None:
-    """Removes shards of an earlier plan, known by their receipts; touches nothing else."""
-    for name in output.names(receipts.FOLDER):
-        shard = name.removesuffix(".json")
-        if shard.endswith(".tar") and shard not in planned:
-            output.remove(shard)
-            output.remove(receipts.place(shard))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -35,7 +36,6 @@ def pack_shard(task: ShardTask, output: Output) -> Receipt:
         OSError: the output cannot be written.
     """
     log_mel = _log_mel(task.features)
-    old = _OldShard(task, output)
     heard = {clip.id: task.heard(number) for number, clip in enumerate(task.clips)}
     positives = np.zeros(task.labels.shape[1], np.int64)
     known = None if task.known is None else np.zeros_like(positives)
@@ -43,11 +43,14 @@ def pack_shard(task: ShardTask, output: Output) -> Receipt:
     truncated: list[str] = []
     path = output.scratch / task.name
     prefix = task.name.removesuffix(".tar")
-    with tars.open_shard(path) as writer:
+    with (
+        contextlib.closing(_OldShard(task.name, heard, output)) as old,
+        tars.open_shard(path) as writer,
+    ):
         for number, clip in enumerate(task.clips):
             first = writer.num_samples
             mask = None if task.known is None else task.known[number]
-            found = old.samples(clip.id, heard[clip.id])
+            found = old.samples(clip.id)
             try:
                 for mel, what in found or _decoded(task, number, log_mel):
                     meta = _meta(clip, what)
@@ -65,7 +68,6 @@ def pack_shard(task: ShardTask, output: Output) -> Receipt:
             positives += (writer.num_samples - first) * task.labels[number].astype(np.int64)
             if known is not None and mask is not None:
                 known += (writer.num_samples - first) * mask.astype(np.int64)
-    old.close()
     entry = entry_of(path, writer.num_samples)
     output.publish(task.name)
     return Receipt(
@@ -92,15 +94,23 @@ def _decoded(
         duration_s=clip.duration_s,
         centre_s=window_s if task.long_clips == "centre" else None,
     ) as (reader, start_s):
+        held = None
         for window in clip_windows(reader, log_mel):
+            if held:
+                yield held
             what: dict[str, Any] = {
                 "start_s": round(start_s + window.start_frame * features.frame_s, 6)
             }
             if window.padded_frames:
                 what["padded_frames"] = window.padded_frames
-            if reader.truncated:  # known when the clip's end has been read
+            if reader.truncated:
                 what["truncated"] = True
-            yield as_stored(window.mel), what
+            held = as_stored(window.mel), what
+        # Known for certain when the clip's end has been read, which may give no window.
+        assert held
+        if reader.truncated:
+            held[1]["truncated"] = True
+        yield held
 
 
 def _meta(clip: Clip, what: dict[str, Any]) -> dict[str, Any]:
@@ -119,31 +129,37 @@ def _require_unchanged(task: ShardTask, number: int) -> None:
 
 
 class _OldShard:
-    """The spectrograms of the shard of the same name that an earlier pack left."""
+    """The spectrograms of the shard of the same name that an earlier pack left.
 
-    def __init__(self, task: ShardTask, output: Output) -> None:
+    Args:
+        name: of the shard.
+        heard: per clip id, what its spectrograms must depend on to be of use.
+        output: where the shard lies.
+    """
+
+    def __init__(self, name: str, heard: dict[str, str], output: Output) -> None:
         self._handle: int | None = None
-        self._heard: dict[str, str] = {}
         self._rows: dict[str, list[Any]] = {}
-        receipt = receipts.read(output, task.name)
-        if receipt is None or output.size(task.name) != receipt.entry.bytes:
+        receipt = receipts.read(output, name)
+        if receipt is None or output.size(name) != receipt.entry.bytes:
             return
-        self._handle = output.open(task.name)
+        useful = {clip_id for clip_id, _ in receipt.heard.items() & heard.items()}
+        self._handle = output.open(name) if useful else None
         if self._handle is None:
             return
-        self._heard = receipt.heard
         for row in receipt.index:
-            meta = json.loads(self._read(row, "json"))
-            self._rows.setdefault(meta["id"], []).append(row)
+            if not self._is_whole(row):
+                # Whose window this was cannot be told, so no clip is known to have all of its.
+                self._rows.clear()
+                return
+            clip_id = json.loads(self._read(row, "json"))["id"]
+            if clip_id in useful:
+                self._rows.setdefault(clip_id, []).append(row)
 
-    def samples(
-        self, clip_id: str, heard: str
-    ) -> list[tuple[NDArray[np.float16], dict[str, Any]]] | None:
+    def samples(self, clip_id: str) -> list[tuple[NDArray[np.float16], dict[str, Any]]] | None:
         """A clip's windows as :func:`_decoded` gives them; None when they must be made."""
         rows = self._rows.get(clip_id)
-        if rows is None or self._heard.get(clip_id) != heard:
-            return None
-        if not all(self._is_whole(row) for row in rows):
+        if rows is None:
             return None
         names = {"id", "path", "track", "artist", "album"}
         found = []

@@ -7,6 +7,7 @@ packs it changes a byte.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,24 @@ class ShardTask:
 
     def heard(self, number: int) -> str:
         """Changes whenever the spectrograms of one of its clips would."""
+        return config.digest([self._recipe(), self._stretch(number), self.audio[number]])
+
+    def asked(self) -> str:
+        """Changes whenever the config or the tables ask for another shard; any audio will do."""
+        names = [[clip.id, clip.track, clip.artist, clip.album] for clip in self.clips]
+        stretches = [self._stretch(number) for number in range(len(self.clips))]
+        labels = [
+            None if array is None else hashlib.sha256(array.tobytes()).hexdigest()
+            for array in (self.labels, self.known)
+        ]
+        return config.digest([self.name, self._recipe(), names, stretches, labels])
+
+    def _recipe(self) -> list[object]:
+        return [RECIPE_VERSION, self.long_clips, _features_digest(self.features)]
+
+    def _stretch(self, number: int) -> list[object]:
         clip = self.clips[number]
-        settings = [RECIPE_VERSION, self.long_clips, config.features_digest(self.features)]
-        stretch = [clip.path, clip.start_s, clip.duration_s]
-        return config.digest([settings, stretch, self.audio[number]])
+        return [clip.path, clip.start_s, clip.duration_s]
 
 
 def plan(
@@ -108,6 +123,12 @@ def plan(
 def _known(clips: list[Clip], tag_names: list[str]) -> NDArray[np.uint8]:
     mask = tags.known_mask(clips, tag_names)
     return np.ones((len(clips), len(tag_names)), np.uint8) if mask is None else mask
+
+
+@functools.lru_cache(maxsize=1)
+def _features_digest(features: config.FeatureConfig) -> str:
+    """Of every clip of a pack the same."""
+    return config.features_digest(features)
 
 
 def fingerprints(catalogue: Catalogue, data_dir: Path) -> dict[str, Fingerprint]:

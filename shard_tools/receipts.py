@@ -19,6 +19,9 @@ from shard_tools.output import Output
 
 FOLDER = ".pack"
 
+_NOTICED = ("cannot be read: no such file", "cannot be read: it is ")
+"""When such a file becomes readable, its size or its date says so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -52,7 +55,8 @@ class Receipt:
     @property
     def unreadable(self) -> bool:
         """Whether a clip was skipped because its file could not be read: it may be tomorrow."""
-        return any(row["reason"].startswith("cannot be read") for row in self.skipped)
+        reasons = [row["reason"] for row in self.skipped]
+        return any(r.startswith("cannot be read") and not r.startswith(_NOTICED) for r in reasons)
 
 
 def write(output: Output, receipt: Receipt) -> None:

@@ -17,7 +17,15 @@ LEVELS = [
     {"mstag.models"},
     {"mstag.data"},
     {"mstag.show", "mstag.metrics"},
-    {"mstag.config", "mstag.runtime", "mstag.console", "mstag.doctor", "mstag.files", "mstag"},
+    {
+        "mstag.checks",
+        "mstag.config",
+        "mstag.runtime",
+        "mstag.console",
+        "mstag.doctor",
+        "mstag.files",
+        "mstag",
+    },
 ]
 SOURCES = [
     *(REPOSITORY / "mstag").rglob("*.py"),

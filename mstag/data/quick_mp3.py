@@ -102,7 +102,8 @@ class QuickMp3Decoder:
             return
         if self._file:
             self._file.close()
-        os.close(self._descriptor)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
     def _is_even(self) -> bool:
         small = self._num_bytes <= IN_MEMORY_BYTES
@@ -112,7 +113,8 @@ class QuickMp3Decoder:
         if self._careful is None:
             if self._file:
                 self._file.close()
-            stream = stream_of(self._descriptor, self._num_bytes)
+            descriptor, self._descriptor = self._descriptor, -1  # the stream's from here on
+            stream = stream_of(descriptor, self._num_bytes)
             try:
                 stream.seek(0)
                 self._careful = SndfileDecoder(stream, "mp3")

@@ -75,4 +75,19 @@ def test_damage_is_found_by_the_short_way_too(
         assert quick == careful, "of so short a rest, both say that it is one"
 
 
+def test_a_careful_decoder_that_fails_closes_the_file_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("cannot be read: input/output error")
+
+    path = tmp_path / "a.mp3"
+    path.write_bytes(MP3)
+    monkeypatch.setattr(quick_mp3, "SndfileDecoder", refuse)
+    num_open = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(ValueError, match="input/output"):
+        decode(path, start_s=1.0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == num_open
+
+
 MP3 = hostile_audio.mp3(hostile_audio.noise(6.0, 16000), 16000)
