@@ -327,7 +327,8 @@ def verify(folder: Path, as_json: bool) -> int:
     else:
         for fault in faults:
             click.echo(fault, err=True)
-        click.echo(f"{folder}: " + (f"{len(faults)} faults" if faults else "whole"))
+        remedy = f"{len(faults)} faults; remove the files they name, then make or pack them again"
+        click.echo(f"{folder}: {remedy if faults else 'whole'}")
     return 1 if faults else 0
 
 

@@ -68,14 +68,16 @@ class Part:
     Attributes:
         number: I, from 0.
         num_parts: N.
-        header: what all parts say.
+        digests: of the header's fields, by which parts know that they belong together.
+        header: what all parts say; kept by part 0 alone, as it may be long.
         shards: the sha256 of each shard that it packed, by name: what another pack put in the
             place of one of them since is none of its.
     """
 
     number: int
     num_parts: int
-    header: Header
+    digests: dict[str, str]
+    header: Header | None
     shards: dict[str, str]
 
     @property
@@ -105,6 +107,12 @@ def make_header(
     )
 
 
+def make_part(number: int, num_parts: int, header: Header, packed: dict[str, str]) -> Part:
+    """The note of a part that packed these shards (name -> sha256)."""
+    digests = {name: config.digest(value) for name, value in dataclasses.asdict(header).items()}
+    return Part(number, num_parts, digests, None if number else header, packed)
+
+
 def write_part(output: Output, part: Part) -> None:
     """Notes that a part is done."""
     output.write_text(part.place, json.dumps(dataclasses.asdict(part), ensure_ascii=False))
@@ -115,8 +123,9 @@ def read_part(output: Output, place: str) -> Part | None:
     text = output.read_text(place)
     try:
         content = json.loads(text or "")
-        header, packed = Header(**content["header"]), dict(content["shards"])
-        return Part(**{**content, "header": header, "shards": packed})
+        header = None if content["number"] else Header(**content["header"])
+        known = {name: dict(content[name]) for name in ("digests", "shards")}
+        return Part(**{**content, **known, "header": header})
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -139,6 +148,7 @@ def merge(output: Output) -> shards.Manifest:
     with output.lock(""):
         parts = _fitting_parts(output)
         header = parts[0].header
+        assert header, "checked with the other parts"
         owners = {name: part for part in parts for name in part.shards}
         expected = [owners[name].shards[name] for name in header.shards]
         with ThreadPoolExecutor(4) as pool:
@@ -182,10 +192,8 @@ def _fitting_parts(output: Output) -> list[Part]:
             f"{missing[0]}/{numbers[0]}` with the config of the others"
         )
     for part in parts[1:]:
-        fields = [f.name for f in dataclasses.fields(Header)]
-        differing = [
-            name for name in fields if getattr(part.header, name) != getattr(parts[0].header, name)
-        ]
+        mine, its = parts[0].digests, part.digests
+        differing = [name for name in mine if its.get(name) != mine[name]]
         if differing:
             raise ValueError(
                 f"{output.name}: parts {parts[0].number} and {part.number} do not belong together: "
@@ -193,7 +201,7 @@ def _fitting_parts(output: Output) -> list[Part]:
                 "and tables of the other"
             )
     packed = sorted(name for part in parts for name in part.shards)
-    if packed != sorted(parts[0].header.shards):
+    if parts[0].header is None or packed != sorted(parts[0].header.shards):
         raise ValueError(
             f"{output.name}: the parts' shards are not those of the whole, each once; pack all "
             "parts again"

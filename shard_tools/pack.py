@@ -20,7 +20,7 @@ from mstag.data.clips import Catalogue
 from mstag.data.features import require_recipe
 from shard_tools import merge, receipts
 from shard_tools.engines import Engine, processes
-from shard_tools.merge import Part, check_skipped
+from shard_tools.merge import Header, Part, check_skipped
 from shard_tools.output import FolderOutput, Output
 from shard_tools.plan import Fingerprint, ShardTask, fingerprints, plan
 from shard_tools.receipts import Receipt
@@ -91,8 +91,8 @@ def pack(
         half_written = None if num_parts == 1 else {task.name for task in own}
         output.clear(half_written)
         kept = _kept(own, output)
-        note = Part(number, num_parts, header, _sums(own, kept))
-        if len(kept) == len(own) and (done := _finished(output, note, kept)):
+        note = merge.make_part(number, num_parts, header, _sums(own, kept))
+        if len(kept) == len(own) and (done := _finished(output, header, note, kept)):
             return done
         _require_own(output)
         output.remove(shards.MANIFEST_NAME)
@@ -162,13 +162,15 @@ def _kept(tasks: list[ShardTask], output: Output) -> dict[str, Receipt]:
         return {task.name: receipt for task, receipt in found if receipt}
 
 
-def _finished(output: Output, note: Part, kept: dict[str, Receipt]) -> Packed | None:
+def _finished(
+    output: Output, header: Header, note: Part, kept: dict[str, Receipt]
+) -> Packed | None:
     """What there is, if it is what this pack would write again."""
     if merge.read_part(output, note.place) != note:
         return None
     manifest = None
     if note.num_parts == 1:
-        manifest = merge.finished(output, note.header, [kept[name] for name in note.shards])
+        manifest = merge.finished(output, header, [kept[name] for name in note.shards])
         if manifest is None:
             return None
     return _packed(0, kept, manifest)

@@ -150,3 +150,21 @@ def test_a_cut_shard_is_not_taken_for_a_shorter_one(tmp_path: Path, keep: str) -
     (tmp_path / "s.tar").write_bytes(content[:at])
     with pytest.raises(ValueError, match=r"cut|not a readable tar"):
         tars.scan_shard(tmp_path / "s.tar")
+
+
+def test_samples_that_are_taken_back_leave_no_byte(tmp_path: Path) -> None:
+    samples = make_samples("train", 5)
+    with tars.open_shard(tmp_path / "a.tar") as writer:
+        for sample in samples[:4]:
+            writer.add(sample)
+        writer.rewind(2)
+        writer.rewind(2)
+        assert writer.num_samples == 2
+    rows = tars.write_shard(tmp_path / "b.tar", samples[:2])
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert np.array_equal(writer.rows, rows)
+    with tars.open_shard(tmp_path / "c.tar") as writer:
+        writer.add(samples[0])
+        writer.rewind(0)
+        writer.add(samples[4])
+    assert [s.key for s in tars.scan_shard(tmp_path / "c.tar")[1]] == [samples[4].key]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -351,3 +352,31 @@ def test_partial_labels_are_packed_with_their_masks(tmp_path: Path) -> None:
 
 def samples_of(out: Path) -> list[tars.Sample]:
     return [sample for path in sorted(out.glob("*.tar")) for sample in tars.scan_shard(path)[1]]
+
+
+def test_a_clip_that_turns_out_bad_at_its_end_leaves_no_window_behind(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    rng = np.random.default_rng(0)
+    sf.write(data / "0.wav", 0.1 * rng.standard_normal(400 * 4000), 4000)
+    os.truncate(data / "0.wav", 150 * 4000 * 2)  # two blocks and more of 64 s, less than half
+    manifest, _ = run(data, out, catalogue, num_workers=1)
+    assert [row["id"] for row in manifest.skipped] == ["c0"]
+    assert "150.0 of 400.0 s" in manifest.skipped[0]["reason"]
+    assert verify(out) == [] and all(s.meta["id"] != "c0" for s in samples_of(out))
+    without = dataclasses.replace(catalogue, clips=[c for c in catalogue.clips if c.id != "c0"])
+    assert sum(split.clips for split in manifest.splits.values()) == len(without.clips)
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    run(data, out, catalogue, num_workers=1)
+    place = out / ".pack" / "train-000000.tar.json"
+    receipt = json.loads(place.read_text())
+    for reason, expected in (("is silent", 0), ("cannot be read: input/output error", 1)):
+        row = {"id": "c0", "path": "0.wav", "reason": reason}
+        place.write_text(json.dumps({**receipt, "skipped": [row]}))
+        (out / "manifest.json").unlink()
+        assert run(data, out, catalogue, num_workers=1)[1] == expected
+    assert json.loads(place.read_text()) == receipt
