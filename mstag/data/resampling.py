@@ -109,18 +109,39 @@ class _FilterBank:
             self.blocks.append((first + self.half, np.ascontiguousarray(taps, np.float32)))
         self.reach = max(first + len(matrix) for first, matrix in self.blocks)
 
-    def apply(self, heard: Waveform, num_periods: int) -> Waveform:
-        """(num_periods * period_out,) from inputs that start ``half`` before the first period."""
-        found = np.empty((num_periods, self.period_out), np.float32)
+    def whole(self, waveform: Waveform, num_out: int) -> Waveform:
+        """(num_out,) from a waveform before and behind which there is silence."""
+        found = np.empty((-(-num_out // self.period_out), self.period_out), np.float32)
+        num_periods = len(found)
+        # Most periods hear nothing else, and need no copy of the waveform with silence around.
+        inside = range(
+            -(-self.half // self.period_in),
+            min(num_periods, (len(waveform) + self.half - self.reach) // self.period_in + 1),
+        )
+        silence = np.zeros(self.half, np.float32)
+        if not inside:
+            behind = np.zeros(num_periods * self.period_in + self.reach, np.float32)
+            self.apply(np.concatenate([silence, waveform, behind]), found)
+            return found.reshape(-1)[:num_out]
+        start, stop = inside.start, inside.stop
+        head = waveform[: start * self.period_in + self.reach]
+        self.apply(np.concatenate([silence, head]), found[:start])
+        self.apply(waveform[start * self.period_in - self.half :], found[start:stop])
+        tail = waveform[stop * self.period_in - self.half :]
+        behind = np.zeros((num_periods - stop) * self.period_in + self.reach, np.float32)
+        self.apply(np.concatenate([tail, behind]), found[stop:])
+        return found.reshape(-1)[:num_out]
+
+    def apply(self, heard: Waveform, out: Waveform) -> None:
+        """Fills ``out`` (n, period_out) from inputs that start ``half`` before its first period."""
         stride = heard.strides[0]
         at = 0
         for first, matrix in self.blocks:
             rows = np.lib.stride_tricks.as_strided(
-                heard[first:], (num_periods, len(matrix)), (self.period_in * stride, stride)
+                heard[first:], (len(out), len(matrix)), (self.period_in * stride, stride)
             )
-            np.matmul(rows, matrix, out=found[:, at : at + matrix.shape[1]])
+            np.matmul(rows, matrix, out=out[:, at : at + matrix.shape[1]])
             at += matrix.shape[1]
-        return found.reshape(-1)
 
 
 def _kaiser(place: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,6 +169,8 @@ class _Stream:
         self._num_in += len(block)
         wanted = (2 * self._num_in * bank.period_out + bank.period_in) // (2 * bank.period_in)
         missing = wanted - self._num_out
+        if is_last and self._num_in == len(block):
+            return bank.whole(block, wanted)
         if is_last:
             num_periods = -(-missing // bank.period_out)
             total = max(0, num_periods - 1) * bank.period_in + bank.reach
@@ -156,7 +179,9 @@ class _Stream:
         else:
             heard = np.concatenate([self._heard, block])
             num_periods = max(0, (len(heard) - bank.reach) // bank.period_in + 1)
-        resampled = bank.apply(heard, num_periods)[: missing if is_last else None]
+        found = np.empty((num_periods, bank.period_out), np.float32)
+        bank.apply(heard, found)
+        resampled = found.reshape(-1)[: missing if is_last else None]
         self._heard = heard[num_periods * bank.period_in :]
         self._num_out += len(resampled)
         return resampled
