@@ -5,15 +5,15 @@
     torchrun --standalone --nproc-per-node 4 eval.py runs/mtt --shards shards/mtt
 
 A run's best weights are scored into its folder (eval-SPLIT.json, scores-SPLIT.npz), a bundle
-elsewhere where --json says. --watch scores each new checkpoint on the validation split and
-ends when the run is finished (it has a finished.json) and its last checkpoint is scored.
+elsewhere where --json says. --watch follows a training from another process, or over a shared
+folder from another machine: it scores each new checkpoint once on the validation split, notes
+it in RUN/watch.jsonl, and ends when the run is finished and its last checkpoint is scored.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,9 @@ from mstag.console import importing, main_guard
 if TYPE_CHECKING:
     import torch
 
-    from mstag.config import TrainConfig
+    from mstag.config import Config, TrainConfig
     from mstag.data.store import Store
     from mstag.runtime import Ranks
-
-POLL_EVERY_S = 2.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,6 +45,15 @@ POLL_EVERY_S = 2.0
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--watch", is_flag=True, help="Scores each new checkpoint of RUN on valid.")
+@click.option(
+    "--patience",
+    "patience_min",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="How long --watch waits while nothing changes in RUN.",
+)
 def main(
     source: Path,
     shards: str | None,
@@ -57,6 +64,7 @@ def main(
     num_resamples: int,
     device: str,
     watch: bool,
+    patience_min: float,
 ) -> None:
     """Scores the best weights of a run, or a bundle, on a split of shards."""
     with importing("torch"):
@@ -74,7 +82,8 @@ def main(
         ranks = runtime.start_ranks(picked)
         runtime.set_up_logging(ranks)
         if watch:
-            watch_run(source, shards, s3_endpoint, picked, ranks, options, json_path)
+            patience_s = 60 * patience_min
+            watch_run(source, shards, s3_endpoint, picked, ranks, options, json_path, patience_s)
         else:
             split = split or "test"
             score_best(source, shards, s3_endpoint, split, picked, ranks, options, json_path)
@@ -95,14 +104,14 @@ def score_best(
     """Scores a run's best weights, or a bundle, once."""
     from mstag import config
     from mstag.models.bundle import load_bundle
-    from mstag.training import runs, score
+    from mstag.training import checkpoint, runs, score
 
     is_run = (source / runs.CONFIG).exists()
     bundle = load_bundle(source / runs.BEST if is_run else source, device)
     train_config = runs.read_config(source).train if is_run else config.TrainConfig()
     store = open_shards(shards, str(bundle.dataset["name"]), train_config, s3_endpoint)
-    digests = config.features_digest(bundle.features), config.tags_digest(bundle.tag_names)
-    check_fits(source, store, digests)
+    trained_on = checkpoint.model_identity(bundle.features, bundle.tag_names)
+    checkpoint.check_fits(source, trained_on, store.name, store.manifest)
     report, predictions = score.score_split(
         bundle.model, store, split, device=device, ranks=ranks, **options
     )
@@ -121,54 +130,23 @@ def watch_run(
     ranks: Ranks,
     options: dict[str, Any],
     json_path: Path | None,
+    patience_s: float,
 ) -> None:
-    """Scores each new checkpoint of a run on the validation split until the run is finished.
-
-    A checkpoint that appears while another is scored may be passed over for a newer one.
-    """
-    from mstag.models import build_model
-    from mstag.training import checkpoint, runs, score
+    """Scores each new checkpoint of a run on the validation split until the run is finished."""
+    from mstag.training.watch import watch
 
     if ranks.world_size > 1:
         raise ValueError("--watch: scores with one process; start it without torchrun")
-    config = runs.read_config(run)
-    store = open_shards(shards, config.dataset.name, config.train, s3_endpoint)
-    manifest = store.manifest
-    features = manifest.features
-    model = build_model(
-        config.model, features.n_mels, features.num_frames, len(manifest.tag_names)
-    ).to(device)
-    scored = None
-    while True:
-        # Asked before looking: a run that finishes in between has its last checkpoint there.
-        finished = runs.is_finished(run)
-        newest = next(iter(checkpoint.paths(run / runs.CHECKPOINTS)), None)
-        if newest is not None and newest != scored:
-            state = load_if_there(newest)
-            if state is None:
-                continue
-            check_fits(run, store, (state["features_digest"], state["tags_digest"]))
-            model.load_state_dict(state["engine"]["model"])
-            report, _ = score.score_split(
-                model, store, "valid", device=device, ranks=ranks, **options
-            )
-            report = score.full_report(report, manifest, newest.stem)
-            show({"step": state["step"], **report}, json_path)
-            scored = newest
-        elif finished:
-            return
-        else:
-            time.sleep(POLL_EVERY_S)
+    if run.is_file() or (run / "tagger.json").exists():
+        raise ValueError(f"--watch {run}: is not a run; name its folder, such as runs/demo")
 
+    def open_store(config: Config) -> Store:
+        return open_shards(shards, config.dataset.name, config.train, s3_endpoint)
 
-def load_if_there(path: Path) -> dict[str, Any] | None:
-    """A checkpoint, or None if training has removed it for a newer one in the meantime."""
-    from mstag.training import checkpoint
+    def show_report(report: dict[str, Any]) -> None:
+        show(report, json_path)
 
-    try:
-        return checkpoint.load(path)
-    except FileNotFoundError:
-        return None
+    watch(run, open_store, show_report, patience_s=patience_s, device=device, options=options)
 
 
 def open_shards(
@@ -180,22 +158,6 @@ def open_shards(
     if s3_endpoint is not None:
         train_config = dataclasses.replace(train_config, s3_endpoint=s3_endpoint)
     return runs.open_shards(where, name, train_config)
-
-
-def check_fits(source: Path, store: Store, digests: tuple[str, str]) -> None:
-    """Refuses shards whose features or tags are not those that the weights were trained on.
-
-    Raises:
-        ValueError: says which of the two differ.
-    """
-    theirs = store.manifest.features_digest, store.manifest.tags_digest
-    for what, own, other in zip(("features", "tags"), digests, theirs, strict=True):
-        if own != other:
-            raise ValueError(
-                f"{source}: was trained on other {what} than those of the shards {store.name} "
-                f"(digest {own[:12]}, there {other[:12]}), so a score would mean nothing; name the "
-                "shards that fit with --shards"
-            )
 
 
 def show(report: dict[str, Any], json_path: Path | None) -> None:

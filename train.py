@@ -22,9 +22,20 @@ import click
 from mstag.config import Config, load_config, to_tables
 from mstag.console import importing, main_guard
 from mstag.data.store import Store
+from mstag.stopping import Stop, Stopped
 from mstag.training import runs
 
 log = logging.getLogger("mstag")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asks for besides the settings."""
+
+    fresh: bool = False
+    batch_size: str | None = None
+    profile: bool = False
+    dry_run: bool = False
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,37 +46,67 @@ log = logging.getLogger("mstag")
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Changes a setting."
 )
 @click.option("--fresh", is_flag=True, help="Moves an earlier run aside and starts anew.")
+@click.option(
+    "--batch-size",
+    metavar="N|auto",
+    help="Another batch size, and the learning rate that goes with it; auto: finds what fits.",
+)
+@click.option("--compile", is_flag=True, help="Compiles the network (train.compile = true).")
+@click.option("--profile", is_flag=True, help="Profiles a few steps into RUN/profile.")
+@click.option("--dry-run", is_flag=True, help="Tries everything in seconds and changes nothing.")
 def main(
-    path: Path, shards: str | None, run: Path | None, overrides: tuple[str, ...], fresh: bool
+    path: Path,
+    shards: str | None,
+    run: Path | None,
+    overrides: tuple[str, ...],
+    compile: bool,  # noqa: A002 (click names it after the option)
+    **options: Any,
 ) -> None:
     """Trains a tagger on shards, and scores it on their test split.
 
     A run that was cut short goes on by the same command.
     """
-    # ---- Settings and data: checked before torch takes its seconds --------------------------
-    config = load_config(path, overrides)
-    run = run or Path("runs") / config.dataset.name
-    store = runs.open_shards(shards, config.dataset.name, config.train)
-    runs.check_shards(store.name, store.manifest, config)
-    with importing("torch"):
-        import torch  # noqa: F401
-    from mstag.runtime import stop_ranks
+    with Stop() as stop:
+        # ---- Settings and data: checked before torch takes its seconds ----------------------
+        if compile:
+            overrides = (*overrides, "train.compile=true")
+        config = load_config(path, overrides)
+        run = run or Path("runs") / config.dataset.name
+        store = runs.open_shards(shards, config.dataset.name, config.train)
+        runs.check_shards(store.name, store.manifest, config)
+        with importing("torch"):
+            import torch  # noqa: F401
+        from mstag import runtime
 
-    try:
-        train(config, store, run, fresh=fresh)
-    finally:
-        stop_ranks()
+        try:
+            train(config, store, run, Options(**options), stop)
+        except Stopped as stopped:
+            raise SystemExit(stopped.exit_code) from None
+        except RuntimeError as error:
+            if not runtime.is_lost_rank(error):
+                raise
+            raise ValueError(
+                f"rank {runtime.read_ranks().rank}: lost the connection to another rank, which "
+                "has ended; the same command goes on from the newest checkpoint (by itself with "
+                "torchrun --max-restarts N)"
+            ) from None
+        finally:
+            runtime.stop_ranks()
 
 
-def train(config: Config, store: Store, run: Path, *, fresh: bool) -> None:
-    """Trains as ``config`` says, from the shards of ``store``, into the folder ``run``."""
+def train(config: Config, store: Store, run: Path, options: Options, stop: Stop) -> None:
+    """Trains as ``config`` says, from the shards of ``store``, into the folder ``run``.
+
+    Raises:
+        Stopped: by a signal; everything is saved.
+    """
     from mstag import metrics, runtime
-    from mstag.data.stream import ShardLoader
-    from mstag.models import build_model
     from mstag.models.bundle import load_bundle, save_bundle
-    from mstag.training import checkpoint, score
+    from mstag.training import batch_size, checkpoint, rehearsal, score
+    from mstag.training.assembly import make_engine, make_loader
     from mstag.training.display import Clock, Display
-    from mstag.training.engine import Engine, check_batch_size, learning_rate_at
+    from mstag.training.profiling import Profile
+    from mstag.training.schedule import learning_rate_at
     from mstag.training.tracking import Tracker
 
     # ---- Ranks: one process per GPU under torchrun, else this one alone ---------------------
@@ -75,67 +116,54 @@ def train(config: Config, store: Store, run: Path, *, fresh: bool) -> None:
     if device.type == "cpu":
         runtime.keep_freed_memory()
     runtime.set_up_logging(ranks)
-    batch_size = config.train.batch_size
-    check_batch_size(batch_size, ranks.world_size)
-
-    # ---- Data: every rank reads its part of each global batch -------------------------------
     manifest = store.manifest
-    loader = ShardLoader(
-        store,
-        "train",
-        batch_size=batch_size,
-        shuffle=True,
-        seed=config.train.seed,
-        window=config.train.shuffle_window,
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        num_workers=config.train.loader_workers,
-        device=device,
-        on_bad_clip=config.train.on_bad_clip,
-        max_bad_clips=config.train.max_bad_clips,
-    )
-    total_steps = len(loader) * config.train.epochs
 
-    # ---- The run: new, cut short, or finished -----------------------------------------------
-    runtime.on_first_rank(lambda: runs.open_run(run, fresh=fresh), ranks)
+    # ---- The run so far, the settings for it, its data --------------------------------------
+    def newest() -> dict[str, Any] | None:
+        return None if options.fresh else checkpoint.load_newest(run / runs.CHECKPOINTS)
+
+    state = runtime.from_first_rank(newest, ranks)
+    if options.batch_size:
+        config = batch_size.resolve(config, options.batch_size, state, manifest, device, ranks)
     identity = checkpoint.identity(config, manifest)
     progress = checkpoint.Progress()
-    state = checkpoint.load_newest(run / runs.CHECKPOINTS)
     if state is not None:
         checkpoint.check_identity(state, identity, run)
         progress = checkpoint.Progress(**state["progress"])
-        if runs.is_finished(run) and progress.epoch >= config.train.epochs:
+        if runs.is_finished(run) and progress.is_over(config.train):
             log.info(
                 f"run {run} is finished ({progress.epoch} epochs): its scores are in "
                 f"{run / 'eval-test.json'} and `mstag tag` uses it; --fresh (`FRESH=1`) moves it "
                 "aside and starts anew, a larger train.epochs goes on with it"
             )
             return
-    if ranks.is_first:
-        runs.start(run, config)
+    loader = make_loader(config, store, device, ranks)
 
     # ---- Model and optimiser ----------------------------------------------------------------
-    runtime.seed_everything(config.train.seed)
-    features, tag_names = manifest.features, manifest.tag_names
-    model = build_model(config.model, features.n_mels, features.num_frames, len(tag_names))
-    engine = Engine(model, config.train, device=device, precision=precision, ranks=ranks)
-    save_best = functools.partial(
-        save_bundle,
-        run / runs.BEST,
-        model_config=config.model,
-        features=features,
-        tag_names=tag_names,
-        dataset=runs.dataset_card(manifest, config.dataset.kind),
-    )
-    num_weights = sum(weights.numel() for weights in model.parameters())
+    engine = make_engine(config, manifest, device, precision, ranks)
+    total_steps = len(loader) * config.train.epochs
+    num_weights = sum(weights.numel() for weights in engine.model.parameters())
     log.info(
-        f"{manifest.dataset}: {loader.num_clips} clips, {len(tag_names)} tags; {config.model.name} "
-        f"with {num_weights / 1e6:.2f} M weights; {device}, {precision}, ranks: {ranks.world_size}"
+        f"{manifest.dataset}: {loader.num_clips} clips, {len(manifest.tag_names)} tags; "
+        f"{config.model.name} with {num_weights / 1e6:.2f} M weights; {device}, {precision}, "
+        f"ranks: {ranks.world_size}"
     )
     if state is not None:
         engine.load_state_dict(state["engine"])
         loader.load_state_dict(state["loader"])
         log.info(f"going on with {run} at step {progress.step} of {total_steps}")
+    if options.dry_run:
+        rehearsal.rehearse(engine, loader, store, run, config, progress, identity)
+        return
+    runtime.on_first_rank(lambda: runs.open_run(run, config, fresh=options.fresh), ranks)
+    save_best = functools.partial(
+        save_bundle,
+        run / runs.BEST,
+        model_config=config.model,
+        features=manifest.features,
+        tag_names=manifest.tag_names,
+        dataset=runs.dataset_card(manifest, config.dataset.kind),
+    )
 
     # ---- Loop: train an epoch, score the validation split, keep the best --------------------
     clock = Clock()
@@ -161,96 +189,111 @@ def train(config: Config, store: Store, run: Path, *, fresh: bool) -> None:
     def save() -> float:
         """Writes a checkpoint, whose content is all that resuming takes; returns the time."""
         progress.num_lines = tracker.num_lines
-        state = {
+        content = {
             **identity,
             "step": progress.step,
             "progress": dataclasses.asdict(progress),
             "engine": engine.state_dict(),
             "loader": loader.state_dict() | {"refused": refused()},
         }
-        if ranks.is_first:
-            checkpoint.save(run / runs.CHECKPOINTS, state, keep=config.train.keep_checkpoints)
+        folder, keep = run / runs.CHECKPOINTS, config.train.keep_checkpoints
+        runtime.from_first_rank(lambda: checkpoint.save(folder, content, keep=keep), ranks)
         return time.monotonic()
 
-    with tracker, display, runtime.StopSignal() as stop:
+    def end_if_asked() -> None:
+        stop.is_due(ranks)
+
+    with tracker, display, Profile(run if options.profile else None, ranks.rank) as profile:
+        stop.armed()
         saved_at, loss, rate = time.monotonic(), math.nan, math.nan
-        while progress.epoch < config.train.epochs:
-            epoch_clock = Clock()
-            for batch in epoch_clock.watch(clock.watch(loader)):
-                rate = learning_rate_at(progress.step, total_steps, config.train)
-                engine.step(batch, progress.step, rate)
-                progress.step += 1
-                progress.clips_seen += batch_size
-                display.step(progress.epoch + 1, loss)
+        try:
+            while not progress.is_over(config.train):
+                epoch_clock = Clock()
+                for batch in epoch_clock.watch(clock.watch(loader)):
+                    rate = learning_rate_at(progress.step, total_steps, config.train)
+                    engine.step(batch, progress.step, rate)
+                    progress.step += 1
+                    progress.clips_seen += config.train.batch_size
+                    display.step()
+                    profile.step()
 
-                ends_epoch = progress.step % len(loader) == 0
-                if ends_epoch or progress.step % config.train.log_every_steps == 0:
-                    loss, grad_norm = engine.read_means()
-                    steps_per_s, data_wait = clock.lap()
-                    line = {
-                        "train/loss": loss,
-                        "train/lr": rate,
-                        "train/grad_norm": grad_norm,
-                        "train/clips_per_s": steps_per_s * batch_size,
-                        "train/data_wait": data_wait,
-                    }
-                    tracker.log(axes() | line)
+                    ends_epoch = progress.step % len(loader) == 0
+                    if ends_epoch or progress.step % config.train.log_every_steps == 0:
+                        loss, grad_norm = engine.read_means()
+                        steps_per_s, data_wait = clock.lap()
+                        line = {
+                            "train/loss": loss,
+                            "train/lr": rate,
+                            "train/grad_norm": grad_norm,
+                            "train/clips_per_s": steps_per_s * config.train.batch_size,
+                            "train/data_wait": data_wait,
+                        }
+                        tracker.log(axes() | line)
+                        display.line(progress.epoch + 1, line)
 
-                save_due = time.monotonic() - saved_at >= config.train.checkpoint_every_s
-                stopped, save_due = stop.agreed(ranks, due=save_due)
-                if stopped or save_due:
-                    saved_at = save()
-                end_if(stopped, progress.step)
+                    late = time.monotonic() - saved_at >= config.train.checkpoint_every_s
+                    if stop.is_due(ranks, something_else=late):
+                        saved_at = save()
 
-            steps_per_s, data_wait = epoch_clock.lap()
-            report, predictions = score.score_split(
-                engine.model, store, "valid", device=device, ranks=ranks, num_resamples=0
-            )
-            valid = {key: report[key] for key in ("roc_auc", "pr_auc", "loss")}
-            ledger = loader.ledger(refused())
-            tracker.log(axes() | ledger | {f"valid/{key}": value for key, value in valid.items()})
-            progress.epoch += 1
-            is_best = progress.note_score(report["roc_auc"])
-            if is_best and ranks.is_first:
-                thresholds = metrics.best_thresholds(
-                    predictions.labels, predictions.scores, predictions.mask
+                steps_per_s, data_wait = epoch_clock.lap()
+                model = engine.averaged_model()
+                report, predictions = score.score_split(
+                    model,
+                    store,
+                    "valid",
+                    device=device,
+                    ranks=ranks,
+                    num_resamples=0,
+                    between_batches=end_if_asked,
                 )
-                scores = {"epoch": progress.epoch, "valid": valid}
-                save_best(engine.model, thresholds=thresholds.tolist(), scores=scores)
-            loader.set_epoch(progress.epoch)
-            saved_at = save()
-            log.info(
-                f"epoch {progress.epoch}/{config.train.epochs}  step {progress.step}  "
-                f"loss {loss:.4f}  lr {rate:.2g}  {steps_per_s * batch_size:.1f} clips/s  "
-                f"data wait {data_wait:.1%}  {display.eta()}\n"
-                f"    {runs.score_line(report)}{'  best so far' if is_best else ''}"
-            )
-            end_if(stop.agreed(ranks)[0], progress.step)
+                valid = {key: report[key] for key in ("roc_auc", "pr_auc", "loss")}
+                ledger = loader.ledger(refused())
+                scored = {f"valid/{key}": value for key, value in valid.items()}
+                tracker.log(axes() | ledger | scored)
+                progress.epoch += 1
+                is_best = progress.note_score(report["roc_auc"])
+                if is_best and ranks.is_first:
+                    thresholds = metrics.best_thresholds(
+                        predictions.labels, predictions.scores, predictions.mask
+                    )
+                    scores = {"epoch": progress.epoch, "valid": valid}
+                    save_best(model, thresholds=thresholds.tolist(), scores=scores)
+                loader.set_epoch(progress.epoch)
+                saved_at = save()
+                clips_per_s = steps_per_s * config.train.batch_size
+                log.info(
+                    f"epoch {progress.epoch}/{config.train.epochs}  {clips_per_s:.1f} clips/s  "
+                    f"data wait {data_wait:.1%}  {display.eta()}\n"
+                    f"    {runs.score_line(report)}{'  best so far' if is_best else ''}"
+                )
+                end_if_asked()
 
-        # ---- The end: the best weights on the test split, once ------------------------------
-        test_report = None
-        if runs.has_clips(manifest, "test"):
-            best = load_bundle(run / runs.BEST, device)
-            report, predictions = score.score_split(
-                best.model, store, "test", device=device, ranks=ranks
-            )
-            test = {key: report[key] for key in ("roc_auc", "pr_auc")}
-            tracker.log(axes() | {f"test/{key}": value for key, value in test.items()})
-            test_report = score.full_report(report, manifest, best.digest)
-            if ranks.is_first:
-                score.write_eval(run, test_report, predictions)
-                scores = {**best.scores, "test": test}
-                save_best(best.model, thresholds=best.thresholds, scores=scores)
+            # ---- The end: the best weights on the test split, once --------------------------
+            test_report = None
+            if runs.has_clips(manifest, "test"):
+                best = runtime.from_first_rank(lambda: load_bundle(run / runs.BEST), ranks)
+                report, predictions = score.score_split(
+                    best.model.to(device),
+                    store,
+                    "test",
+                    device=device,
+                    ranks=ranks,
+                    between_batches=end_if_asked,
+                )
+                test = {key: report[key] for key in ("roc_auc", "pr_auc")}
+                tracker.log(axes() | {f"test/{key}": value for key, value in test.items()})
+                test_report = score.full_report(report, manifest, best.digest)
+                if ranks.is_first:
+                    score.write_eval(run, test_report, predictions)
+                    scores = {**best.scores, "test": test}
+                    save_best(best.model, thresholds=best.thresholds, scores=scores)
+        except Stopped:
+            save()
+            log.info(f"stopped after step {progress.step}; the same command goes on from there")
+            raise
         if ranks.is_first:
             runs.finish(run, dataclasses.asdict(progress))
-            click.echo(runs.ending(run, test_report, tracker.dashboard, features))
-
-
-def end_if(signal_number: int, step: int) -> None:
-    """Ends the process as a signal asked, if one did; the checkpoint has been written."""
-    if signal_number:
-        log.info(f"stopped after step {step}; the same command goes on from there")
-        raise SystemExit(128 + signal_number)
+            click.echo(runs.ending(run, test_report, tracker.dashboard, manifest.features))
 
 
 if __name__ == "__main__":

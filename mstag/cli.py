@@ -227,7 +227,7 @@ def _write_taggram(path: Path, result: Result, tagger: Tagger) -> None:
     from mstag.show.plots import taggram
 
     assert result.over_time is not None
-    files.write_bytes(path, taggram(result.over_time, tagger.tag_names, window_s=tagger.window_s))
+    files.write_bytes(path, taggram(result.over_time, tagger.tag_names, window_s=tagger.step_s))
 
 
 def entry() -> NoReturn:

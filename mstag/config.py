@@ -27,6 +27,7 @@ ON_BAD_CLIP = ("fail", "skip")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "cosine")
+LR_SCALINGS = ("sqrt", "linear", "none")
 DEVICES = ("auto", "cpu", "cuda")
 WANDB_MODES = ("auto", "online", "offline", "disabled")
 
@@ -157,11 +158,16 @@ class ModelConfig:
     batchnorm_momentum: float = 0.01
     """Weight of the newest batch in BatchNorm's running statistics. The 2017 code says 0.99,
     a Keras figure that in PyTorch means nearly no averaging; 0.01 is what it meant."""
+    chunk_frames: int = 0
+    """Frames that the network sees at once; 0: the whole stored spectrogram. Training takes one
+    random chunk of each clip, scoring averages the sigmoids over consecutive chunks that cover
+    it."""
 
     def __post_init__(self) -> None:
         checks.at_least("model.hidden_units", self.hidden_units, 1)
         checks.within("model.dropout", self.dropout, 0.0, 0.99)
         checks.within("model.batchnorm_momentum", self.batchnorm_momentum, 0.0, 1.0)
+        checks.at_least("model.chunk_frames", self.chunk_frames, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +178,15 @@ class TrainConfig:
     """Passes over the training split."""
     batch_size: int = 20
     """Clips per optimiser step, over all ranks together."""
+    accumulate_steps: int = 1
+    """Pieces in which a rank's part of a batch goes through the network one after the other,
+    where it does not fit in memory at once. What is learnt is the same, but that BatchNorm
+    compares the clips of a piece."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
+    lr_scaling: str = "sqrt"
+    """How the learning rate follows another batch size asked for with --batch-size: with the
+    square root of their ratio ("sqrt", the rule for Adam), with the ratio ("linear"), or "none"."""
     optimizer: str = "adam"
     """adam (weight decay as L2 in the gradient, as in 2017) or adamw (decoupled)."""
     weight_decay: float = 1e-4
@@ -186,6 +199,11 @@ class TrainConfig:
     """Largest gradient norm; 0: no clipping (the norm is logged all the same)."""
     precision: str = "auto"
     """fp32, bf16, fp16 (with loss scaling) or auto: the fastest that is safe on the device."""
+    compile: bool = False
+    """torch.compile the network: a minute or so at the start, faster steps on GPUs. Needs a
+    compiler (g++ for CPUs, gcc or clang for GPUs)."""
+    sync_batchnorm: bool = True
+    """BatchNorm over the clips of all ranks; on GPUs alone, CPU ranks normalise by their own."""
     channels_last: bool = True
     """Memory layout of activations; the faster one on CPUs and on tensor cores."""
     mixup_alpha: float = 0.0
@@ -198,6 +216,18 @@ class TrainConfig:
     """SpecAugment: frequency masks per clip."""
     mel_mask_bands: int = 16
     """SpecAugment: widest frequency mask, in mel bands."""
+    label_smoothing: float = 0.0
+    """Share s by which labels are drawn to a half, y (1 - s) + s / 2; 0: off, at most 0.5."""
+    positive_weight: float = 0.0
+    """Exponent p of the weight (negatives / positives) ** p that a tag's positives have in the
+    loss, 100 at most; 0: off, 1: both sides weigh the same."""
+    ema_decay: float = 0.0
+    """Decay per step of an exponential moving average of the weights, which then is what is
+    scored and saved, e.g. 0.999; 0: off."""
+    early_stop_epochs: int = 0
+    """Training ends after this many epochs without a better validation score; 0: never."""
+    max_bad_steps: int = 10
+    """Steps whose loss or gradient is not finite that a run leaves out before it stops."""
     seed: int = 0
     """Seed of initial weights, epoch order, dropout and augmentation."""
     device: str = "auto"
@@ -226,7 +256,13 @@ class TrainConfig:
     """How many of the newest checkpoints are kept."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every_steps", "keep_checkpoints"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulate_steps",
+            "log_every_steps",
+            "keep_checkpoints",
+        ):
             checks.at_least(f"train.{name}", getattr(self, name), 1)
         for name in (
             "weight_decay",
@@ -237,6 +273,8 @@ class TrainConfig:
             "time_mask_frames",
             "num_mel_masks",
             "mel_mask_bands",
+            "early_stop_epochs",
+            "max_bad_steps",
             "seed",
             "loader_workers",
             "shuffle_window",
@@ -248,12 +286,20 @@ class TrainConfig:
                 f"train.learning_rate = {self.learning_rate}: must be above 0 and below 10, "
                 "e.g. 1e-4"
             )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                f"train.ema_decay = {self.ema_decay}: must be at least 0 (off) and below 1, "
+                "because at 1 the average would never move; e.g. 0.999"
+            )
+        checks.within("train.label_smoothing", self.label_smoothing, 0.0, 0.5)
+        checks.within("train.positive_weight", self.positive_weight, 0.0, 1.0)
         checks.within("train.max_bad_clips", self.max_bad_clips, 0.0, 1.0)
         if self.cache_gb <= 0:
             raise ValueError(f"train.cache_gb = {self.cache_gb}: must be above 0, e.g. 50")
         checks.one_of("train.on_bad_clip", self.on_bad_clip, ON_BAD_CLIP)
         checks.one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         checks.one_of("train.schedule", self.schedule, SCHEDULES)
+        checks.one_of("train.lr_scaling", self.lr_scaling, LR_SCALINGS)
         checks.one_of("train.precision", self.precision, PRECISIONS)
         checks.one_of("train.device", self.device, DEVICES)
 

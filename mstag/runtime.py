@@ -1,4 +1,4 @@
-"""Device, precision, ranks, seeds, signals, logging: functions that are called, nothing at import.
+"""Device, precision, ranks, seeds, logging: functions that are called, nothing at import.
 
 A rank is one process of a run: ``torchrun`` starts several, anything else is rank 0 of 1.
 torch is imported inside the functions, so that light commands may import this module.
@@ -10,12 +10,10 @@ import contextlib
 import logging
 import os
 import random
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 log = logging.getLogger("mstag")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,36 @@ def on_first_rank(action: Callable[[], None], ranks: Ranks) -> None:
         raise
     if largest_over_ranks(0, ranks):
         sys.exit(1)
+
+
+def from_first_rank(make: Callable[[], T], ranks: Ranks) -> T:
+    """What ``make`` returns on rank 0, known to all; if it fails, all end, and one says why.
+
+    The other ranks may be on machines that do not see rank 0's disk.
+    """
+    made: list[Any] = [None]
+
+    def act() -> None:
+        made[0] = make()
+
+    on_first_rank(act, ranks)
+    if ranks.world_size > 1:
+        import torch
+
+        torch.distributed.broadcast_object_list(made, 0)
+    result: T = made[0]
+    return result
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone; gloo has no class for that."""
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError)
+        and ("gloo" in text.lower() or "Connection closed by peer" in text)
+    )
 
 
 def num_cpu_threads(ranks: Ranks) -> int:
@@ -224,48 +254,6 @@ def seed_everything(seed: int, *key: int) -> None:
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
     torch.manual_seed(mixed)
-
-
-class StopSignal:
-    """Remembers SIGINT and SIGTERM, so that a run can end after the step it is in.
-
-    Acts inside its ``with`` block. A second signal does what it would do without this.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._before: dict[int, Any] = {}
-
-    def agreed(self, ranks: Ranks, *, due: bool = False) -> tuple[int, bool]:
-        """The signal that any rank has seen (0: none), and whether something is due on any.
-
-        The same answer on every rank: their clocks and signals differ, what they do next
-        must not. Costs one small gloo reduction (0.1 ms on one machine), which a GPU does
-        not notice: its queue of work is longer.
-        """
-        packed = largest_over_ranks(2 * self.number + due, ranks)
-        return packed // 2, bool(packed % 2)
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._restore()
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def set_up_logging(ranks: Ranks) -> None:

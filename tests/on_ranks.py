@@ -16,7 +16,7 @@ import torch
 
 import train
 from mstag import console, runtime
-from mstag.training.engine import masked_loss
+from mstag.training.loss import masked_loss
 
 
 def main(folder: Path) -> None:

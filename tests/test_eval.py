@@ -1,4 +1,4 @@
-"""eval.py: the same score however it is computed, one line for mistakes, and watching."""
+"""eval.py: the same score however it is computed, one line for mistakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from make_shards import make_shards
 
 import train
-from mstag.training import checkpoint, runs
 
 script = tiny_run.load_eval()
 
@@ -85,34 +84,8 @@ def test_mistakes_are_one_clear_error(folder: Path, tmp_path: Path) -> None:
         (invoke(folder, "run", "--split", "tset"), "no clips in split 'tset'"),
         (invoke(folder, "run", "--watch", "--split", "test"), "no test any more"),
         (invoke(folder, "nothing"), "nothing"),
-        (invoke(folder, "nothing", "--watch"), "nothing"),
+        (invoke(folder, "nothing", "--watch", "--patience", "0.001"), "no training has begun"),
+        (invoke(folder, "run/best", "--watch"), "is not a run"),
     ]:
         assert isinstance(done.exception, ValueError), done
         assert message in str(done.exception)
-
-
-def test_watching_scores_new_checkpoints_until_the_run_is_finished(folder: Path) -> None:
-    """Each checkpoint, and at last the end, appears when the watcher has nothing left to do."""
-    run = folder / "watched"
-    runs.open_run(run, fresh=False)
-    runs.start(run, runs.read_config(folder / "run"))
-    states = [checkpoint.load(p) for p in reversed(checkpoint.paths(folder / "run/checkpoints"))]
-    assert len(states) == 2
-
-    def next_event(_: float) -> None:
-        if states:
-            checkpoint.save(run / runs.CHECKPOINTS, states.pop(0), keep=2)
-        else:
-            runs.finish(run, {})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script.time, "sleep", next_event)
-        done = invoke(folder, "watched", "--watch", "--num-resamples", "0")
-    assert done.exception is None
-    lines = done.stdout.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["step 6", "step 12"]
-    assert all("valid: ROC-AUC" in line for line in lines)
-    logged = [line for line in tiny_run.metrics_of(folder / "run") if "valid/roc_auc" in line]
-    assert [
-        f"{line['valid/roc_auc']:.4f}" in text for line, text in zip(logged, lines, strict=True)
-    ]

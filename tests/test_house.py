@@ -21,6 +21,7 @@ LEVELS = [
         "mstag.checks",
         "mstag.config",
         "mstag.runtime",
+        "mstag.stopping",
         "mstag.console",
         "mstag.doctor",
         "mstag.files",

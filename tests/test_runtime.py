@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 
 import numpy as np
 import pytest
@@ -92,19 +91,6 @@ def test_seeds_are_a_function_of_the_whole_key() -> None:
     for key in ((7, 3, 1), (7, 4, 0), (8, 3, 0), (7,)):
         runtime.seed_everything(*key)
         assert not set(draw()) & set(first)
-
-
-def test_a_signal_is_remembered_once() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with runtime.StopSignal() as stop:
-        assert stop.agreed(Ranks()) == (0, False)
-        assert stop.agreed(Ranks(), due=True) == (0, True)
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.agreed(Ranks()) == (signal.SIGTERM, False)
-        assert signal.getsignal(signal.SIGTERM) == before, "a second one must act"
-    with runtime.StopSignal() as stop:
-        assert stop.number == 0
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_one_rank_needs_no_process_group() -> None:

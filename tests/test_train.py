@@ -124,8 +124,8 @@ def test_a_signal_ends_the_run_after_the_step(
     argv = tiny_run.arguments(folder, run, "train.checkpoint_every_s=1e9")
     step = Display.step
 
-    def signal_in_step_8(self: Display, epoch: int, loss: float) -> None:
-        step(self, epoch, loss)
+    def signal_in_step_8(self: Display) -> None:
+        step(self)
         if self._step == 8:
             os.kill(os.getpid(), number)
 

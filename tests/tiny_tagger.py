@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,25 @@ from mstag.models import build_model
 from mstag.models.bundle import save_bundle
 
 FEATURES = FeatureConfig(sample_rate_hz=8000, n_fft=512, hop_length=128, n_mels=16, num_frames=64)
+LONGER = dataclasses.replace(FEATURES, num_frames=150)
+"""Windows of three chunks of 64 frames, which overlap."""
 TAGS = ["guitar", "slow", "rock & <roll>", "techno", "no piano"]
 THRESHOLDS = [0.1, 0.9, 0.3, 0.2, 0.8]
 WINDOW_SAMPLES = FEATURES.num_frames * FEATURES.hop_length
 
 
-def make_bundle(folder: Path, *, seed: int = 0) -> Path:
+def make_bundle(
+    folder: Path, *, seed: int = 0, features: FeatureConfig = FEATURES, chunk_frames: int = 0
+) -> Path:
     """Saves an untrained bundle and returns its folder."""
     torch.manual_seed(seed)
-    settings = ModelConfig(hidden_units=8)
-    model = build_model(settings, FEATURES.n_mels, FEATURES.num_frames, len(TAGS))
+    settings = ModelConfig(hidden_units=8, chunk_frames=chunk_frames)
+    model = build_model(settings, features.n_mels, features.num_frames, len(TAGS))
     save_bundle(
         folder,
         model,
         model_config=settings,
-        features=FEATURES,
+        features=features,
         tag_names=TAGS,
         thresholds=THRESHOLDS,
         dataset={"name": "synthetic", "digest": "0", "split_rule": "none", "leaks": {}},

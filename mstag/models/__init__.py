@@ -16,16 +16,35 @@ ARCHITECTURES = ("mscnn",)
 def build_model(config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> nn.Module:
     """Builds an untrained network; its initial weights come from torch's global seed.
 
-    The network takes log-mel spectrograms (batch, 1, n_mels, num_frames) and returns logits
-    (batch, num_tags).
+    The network takes log-mel spectrograms (batch, 1, n_mels, :func:`frames_at_once`) and returns
+    logits (batch, num_tags).
+
+    Args:
+        config: the architecture and its settings.
+        n_mels: mel bands of the stored spectrograms.
+        num_frames: their frames, of which the network sees ``config.chunk_frames`` at once, or all.
+        num_tags: logits per clip.
 
     Raises:
-        ValueError: an unknown architecture, or a spectrogram that it cannot take.
+        ValueError: an unknown architecture, or a spectrogram or a chunk that it cannot take.
     """
+    if config.chunk_frames > num_frames:
+        raise ValueError(
+            f"model.chunk_frames = {config.chunk_frames}: must be at most features.num_frames = "
+            f"{num_frames}, because a chunk is cut out of a stored spectrogram; lower it, or take "
+            "0 for the whole spectrogram"
+        )
     if config.name == "mscnn":
         from mstag.models.mscnn import MultiScaleCnn
 
-        return MultiScaleCnn(config, n_mels, num_frames, num_tags)
+        return MultiScaleCnn(config, n_mels, config.chunk_frames or num_frames, num_tags)
     nearest = difflib.get_close_matches(config.name, ARCHITECTURES, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(ARCHITECTURES)}"
     raise ValueError(f"model.name = {config.name!r}: no such architecture; {hint}")
+
+
+def frames_at_once(model: nn.Module) -> int:
+    """Frames that a network takes at once: its attribute ``num_frames``, which each carries."""
+    num_frames = getattr(model, "num_frames", None)
+    assert isinstance(num_frames, int), "a network without num_frames: is it still in a wrapper?"
+    return num_frames

@@ -20,11 +20,13 @@ def model_card(tagger: dict[str, Any]) -> str:
     dataset, features = tagger["dataset"], tagger["features"]
     name = str(dataset.get("name", "unknown"))
     is_demo = "demo" in (name, dataset.get("kind"))
-    seconds = (features["num_frames"] - 1) * features["hop_length"] / features["sample_rate_hz"]
+    chunk_frames = tagger["model"]["chunk_frames"]
+    in_chunks = f", heard in chunks of {_seconds(chunk_frames, features)}" if chunk_frames else ""
+    window = _seconds(features["num_frames"], features)
     return f"""# A music tagger trained on {name}
 
 Made by mstag {tagger["mstag_version"]}. Architecture `{tagger["model"]["name"]}`,
-{len(tagger["tags"])} tags, windows of {seconds:.1f} s at {features["sample_rate_hz"]} Hz.
+{len(tagger["tags"])} tags, windows of {window} at {features["sample_rate_hz"]} Hz{in_chunks}.
 
     mstag tag --model THIS_FOLDER my-music/
 
@@ -47,6 +49,11 @@ the higher it is, the less the scores say about music that is new.
 
 {", ".join(tagger["tags"])}
 """
+
+
+def _seconds(num_frames: int, features: dict[str, Any]) -> str:
+    """How long a spectrogram of so many frames is."""
+    return f"{(num_frames - 1) * features['hop_length'] / features['sample_rate_hz']:.1f} s"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

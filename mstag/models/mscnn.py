@@ -41,8 +41,10 @@ class ConvBlock(nn.Module):
         weight, bias = self.conv.weight, self.conv.bias
         assert bias is not None
         fast = cpu_conv.pays_off(x_BCMT)
-        if fast and self.pool and x_BCMT.shape[1] == 1 and not x_BCMT.requires_grad:
-            return cpu_conv.first_conv_pool(x_BCMT, weight, bias, self.pool)
+        if fast and self.pool:
+            first = x_BCMT.shape[1] == 1 and not x_BCMT.requires_grad
+            convolve_and_pool = cpu_conv.first_conv_pool if first else cpu_conv.conv_pool
+            return convolve_and_pool(x_BCMT, weight, bias, self.pool)
         y_BCMT: Tensor = cpu_conv.conv(x_BCMT, weight, bias) if fast else self.conv(x_BCMT)
         return functional.max_pool2d(y_BCMT, self.pool) if self.pool else y_BCMT
 
@@ -53,7 +55,7 @@ class MultiScaleCnn(nn.Module):
     Args:
         config: the width of the hidden layer, dropout, BatchNorm's momentum.
         n_mels: M, at least 16.
-        num_frames: T, at least 64.
+        num_frames: T, at least 64; kept as the attribute of this name.
         num_tags: L.
 
     Raises:
@@ -63,11 +65,13 @@ class MultiScaleCnn(nn.Module):
     def __init__(self, config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> None:
         super().__init__()
         if n_mels < BANDS_PER_CELL or num_frames < FRAMES_PER_CELL:
+            frames = "model.chunk_frames" if config.chunk_frames else "features.num_frames"
             raise ValueError(
                 f"model {config.name} cannot take spectrograms of {n_mels} bands x {num_frames} "
                 f"frames: its poolings would leave nothing; set features.n_mels >= "
-                f"{BANDS_PER_CELL} and features.num_frames >= {FRAMES_PER_CELL}"
+                f"{BANDS_PER_CELL} and {frames} >= {FRAMES_PER_CELL}"
             )
+        self.num_frames = num_frames
         self.fine = nn.Sequential(
             ConvBlock(1, 50, (3, 7), (2, 4)),
             ConvBlock(50, 100, (3, 5), (2, 4)),

@@ -1,9 +1,13 @@
-"""Batches -> scores per clip: the one way to score, in training, evaluation and tagging."""
+"""Batches -> scores per clip: the one way to score, in training, evaluation and tagging.
+
+Shape suffixes: B windows of the batch, N chunks of each, NB all of these in one dimension, M mel
+bands, T frames of a window, C of a chunk, K tags.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from mstag.models import frames_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +35,56 @@ class Predictions:
     """Which samples of their split they are, n; None: not of a split."""
 
 
+def chunk_starts(num_frames: int, chunk_frames: int) -> tuple[int, ...]:
+    """First frames of the chunks that cover a window: as few as possible, evenly spread.
+
+    The first chunk starts with the window and the last ends with it, so that nothing is padded;
+    neighbours overlap unless ``chunk_frames`` divides ``num_frames``.
+
+    Args:
+        num_frames: of the window.
+        chunk_frames: of each chunk, 1 to ``num_frames``.
+    """
+    assert 1 <= chunk_frames <= num_frames, f"chunks of {chunk_frames} in {num_frames} frames"
+    num_chunks = -(-num_frames // chunk_frames)
+    last = num_frames - chunk_frames
+    return tuple(i * last // max(1, num_chunks - 1) for i in range(num_chunks))
+
+
+def score_windows(model: nn.Module, mel_B1MT: Tensor) -> Tensor:
+    """Scores (B, K) of windows: sigmoids, their mean over the chunks that the network takes.
+
+    Neither the model's mode nor autograd is touched: :func:`predict` does that. The control
+    flow depends on T alone, so that torch.export can trace it for any B.
+    """
+    num_frames, chunk_frames = mel_B1MT.shape[-1], frames_at_once(model)
+    starts = chunk_starts(num_frames, chunk_frames)
+    # Chunks that overlap hold less than twice the frames of their window. Half of them at a time
+    # never hold more than it: scoring by chunks needs no more memory than scoring whole windows.
+    overlap = len(starts) * chunk_frames > num_frames
+    scores_NBK = [
+        _score_chunks(model, [mel_B1MT[..., start : start + chunk_frames] for start in part])
+        for part in ((starts[::2], starts[1::2]) if overlap else (starts,))
+    ]
+    return torch.cat(scores_NBK).mean(dim=0)
+
+
+def _score_chunks(model: nn.Module, chunks: list[Tensor]) -> Tensor:
+    """N chunks (B, 1, M, C) -> sigmoids (N, B, K), in one forward pass."""
+    mel_NB1MC = torch.cat(chunks)
+    if mel_NB1MC.device.type == "cpu":
+        # The strides of channels_last, by views alone (to() would name its device in exported
+        # programs): half the time, whatever the layout of the weights (0.52; 2 AVX2 cores).
+        mel_NB1MC = mel_NB1MC[:, 0, :, :, None].permute(0, 3, 1, 2)
+    return torch.sigmoid(model(mel_NB1MC)).view(len(chunks), chunks[0].shape[0], -1)
+
+
 def predict(
-    model: nn.Module, batches: Iterable[Mapping[str, Any]], device: torch.device | str
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    device: torch.device | str,
+    *,
+    between_batches: Callable[[], None] | None = None,
 ) -> Predictions:
     """Scores every sample of the batches, in their order.
 
@@ -39,11 +93,13 @@ def predict(
     batch sizes take other kernels. It is handed back in the mode that it came in.
 
     Args:
-        model: (B, 1, n_mels, num_frames) -> logits (B, num_tags).
+        model: (B, 1, M, its num_frames) -> logits (B, K); see :func:`score_windows`.
         batches: dicts with mel, tags and id, and mask where labels are partial; "number" is
             passed on; B may be 0.
             Their buffers may be reused: nothing of them is kept.
         device: where the model is.
+        between_batches: called before each batch is scored, empty ones too; what it raises ends
+            the scoring.
     """
     ids: list[str] = []
     numbers: list[npt.NDArray[np.int64]] = []
@@ -54,13 +110,15 @@ def predict(
     try:
         with torch.inference_mode(), _full_float32():
             for batch in batches:
+                if between_batches is not None:
+                    between_batches()
                 mel = batch["mel"].to(device, torch.float32)
                 ids.extend(batch["id"])
                 if "number" in batch:
                     numbers.append(batch["number"])
                 # An empty batch keeps the number of tags; kernels need not accept it.
                 empty = mel.new_empty(batch["tags"].shape)
-                scores.append(torch.sigmoid(model(mel)) if len(mel) else empty)
+                scores.append(score_windows(model, mel) if len(mel) else empty)
                 for key in known.keys() & batch.keys():
                     known[key].append(batch[key].cpu().numpy().copy())
     finally:

@@ -69,13 +69,15 @@ def _program(bundle: Bundle) -> bytes:
     """The exported program's file, read back and compared with the model."""
     import torch
 
+    from mstag.models.predict import score_windows
+
     class Scorer(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = bundle.model
 
         def forward(self, mel: torch.Tensor) -> torch.Tensor:
-            return torch.sigmoid(self.model(mel))
+            return score_windows(self.model, mel)
 
     scorer = Scorer().eval()
     buffer = io.BytesIO()

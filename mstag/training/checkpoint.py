@@ -3,26 +3,34 @@
 ``checkpoints/step-NNNNNNNN.pt`` is what torch.save makes of plain tensors, numbers and
 strings, followed by 44 bytes of ours: a mark and the sha256 of everything before it.
 ``torch.load(path, weights_only=True)`` reads it as it stands; nothing in it is executed.
+
+    format_version, step                                    whole numbers
+    config                                                  every setting, as tables
+    dataset, features, tags, *_digest                       the data: see :func:`identity`
+    progress, loader, engine                                where the run is: all of resuming
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mstag import config, files
 from mstag.data.shards import Manifest
 
 log = logging.getLogger("mstag")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MARK = b"mstag sha256"
 NUM_TRAILER_BYTES = len(MARK) + 32
+NAME = re.compile(r"step-([0-9]{8,18})\.pt")
+MAX_SHOWN = 5
+"""How many differences a refusal names before it says how many more there are."""
 
 FREE_SETTINGS = (
     "shards.",  # how clips were packed: what it led to is in the dataset's digest
@@ -30,6 +38,8 @@ FREE_SETTINGS = (
     "train.device",
     "train.loader_workers",
     "train.max_bad_clips",
+    "train.max_bad_steps",
+    "train.early_stop_epochs",
     "train.cache_",
     "train.s3_endpoint",
     "train.log_every_steps",
@@ -44,13 +54,31 @@ another one on another device: that is the machine's doing, and is logged.
 """
 
 
+class NewerFormatError(ValueError):
+    """A checkpoint of a later mstag; passing over it would throw its training away."""
+
+
 def identity(settings: config.Config, manifest: Manifest) -> dict[str, Any]:
-    """What a run is a run of: its settings and the digests of its data."""
+    """What a run is a run of: its settings and its data, by digest and in words.
+
+    ``features`` and ``tags`` are what two of the digests stand for, so that a refusal can
+    show the difference.
+    """
     return {
         "config": config.to_tables(settings),
+        "dataset": manifest.dataset,
         "dataset_digest": manifest.digest,
-        "features_digest": manifest.features_digest,
-        "tags_digest": manifest.tags_digest,
+        **model_identity(manifest.features, manifest.tag_names),
+    }
+
+
+def model_identity(features: config.FeatureConfig, tag_names: list[str]) -> dict[str, Any]:
+    """What goes into a network and what comes out of it."""
+    return {
+        "features": dataclasses.asdict(features),
+        "features_digest": config.features_digest(features),
+        "tags": tag_names,
+        "tags_digest": config.tags_digest(tag_names),
     }
 
 
@@ -58,26 +86,50 @@ def check_identity(stored: Mapping[str, Any], current: Mapping[str, Any], run: P
     """Refuses to go on with a run under other settings, features, tags or data.
 
     Raises:
-        ValueError: names every difference that changes the result, and the ways out.
+        ValueError: names the differences that change the result, and the ways out.
     """
     remedy = "put it back, or start anew with --fresh (`FRESH=1`), which moves this run aside"
     changed = changes(stored["config"], current["config"])
     if changed:
         raise ValueError(
-            f"run {run}: its settings have changed ({'; '.join(changed)}), so it cannot go on: "
+            f"run {run}: its settings have changed ({_some(changed)}), so it cannot go on: {remedy}"
+        )
+    for what, how in data_changes(stored, current):
+        raise ValueError(
+            f"run {run}: the {what} of the shards differ from those it was trained on ({how}): "
             f"{remedy}"
         )
-    for name in ("features", "tags", "dataset"):
-        before, now = stored[f"{name}_digest"], current[f"{name}_digest"]
-        if before != now:
-            raise ValueError(
-                f"run {run}: the {name} of the shards differ from those it was trained on "
-                f"(digest {before[:12]} -> {now[:12]}): {remedy}"
-            )
+
+
+def check_fits(source: Path, stored: Mapping[str, Any], shards: str, manifest: Manifest) -> None:
+    """Refuses shards whose features or tags are not those that weights were trained on.
+
+    Args:
+        source: where the weights are from.
+        stored: their :func:`identity` or :func:`model_identity`.
+        shards: what messages call the shards.
+        manifest: of the shards.
+
+    Raises:
+        ValueError: says in what they differ.
+    """
+    for what, how in data_changes(stored, model_identity(manifest.features, manifest.tag_names)):
+        raise ValueError(
+            f"{source}: was trained on other {what} than those of the shards {shards} ({how}), so "
+            "a score would mean nothing; name the shards that fit with --shards"
+        )
 
 
 def changes(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> list[str]:
-    """Differences between two configs that change what a run learns, as readable lines."""
+    """Differences between two configs that change what a run learns, as readable lines.
+
+    A setting that ``old`` does not have yet counts as its default: defaults of new settings
+    are what mstag did before there was a choice.
+    """
+    defaults = config.to_tables(config.Config())
+    old = {section: table | old.get(section, {}) for section, table in defaults.items()} | {
+        section: table for section, table in old.items() if section not in defaults
+    }
     lines = [line for line in config.difference(old, new) if not line.startswith(FREE_SETTINGS)]
     longer = new["train"]["epochs"] > old["train"]["epochs"]
     if longer and new["train"]["schedule"] != "cosine":
@@ -85,70 +137,231 @@ def changes(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> l
     return lines
 
 
+def data_changes(
+    stored: Mapping[str, Any], current: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """In what the data of two identities differ: ("features" | "tags" | "dataset", how).
+
+    Only what both know is compared; digests decide, names and values explain.
+    """
+    explain: dict[str, Callable[[Any, Any], str]] = {
+        "features": _features_difference,
+        "tags": _tags_difference,
+        "dataset": lambda old, new: f"{old!r} -> {new!r}",
+    }
+    for what, describe in explain.items():
+        key = f"{what}_digest"
+        if key not in stored or key not in current or stored[key] == current[key]:
+            continue
+        before, now = stored.get(what), current.get(what)
+        digests = f"digest {stored[key][:12]} -> {current[key][:12]}"
+        known = before is not None and now is not None and before != now
+        yield what, f"{describe(before, now)}; {digests}" if known else digests
+
+
+def _features_difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    return _some(config.difference({"features": old}, {"features": new}))
+
+
+def _tags_difference(old: Sequence[str], new: Sequence[str]) -> str:
+    parts = [
+        f"{word}: {_some([repr(tag) for tag in tags], ', ')}"
+        for word, tags in (
+            ("added", [tag for tag in new if tag not in old]),
+            ("removed", [tag for tag in old if tag not in new]),
+        )
+        if tags
+    ]
+    if parts:
+        return "; ".join(parts)
+    number = next(i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
+    return (
+        f"the same tags in another order: number {number + 1} was {old[number]!r} and is "
+        f"{new[number]!r}"
+    )
+
+
+def _some(parts: Sequence[str], separator: str = "; ") -> str:
+    """The first few of them, and how many more there are."""
+    more = len(parts) - MAX_SHOWN
+    text = separator.join(parts[:MAX_SHOWN])
+    return f"{text} and {more} more" if more > 0 else text
+
+
 def save(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
     """Writes ``state`` as the newest checkpoint and removes all but the ``keep`` newest.
 
+    Those of later steps, which a run that was resumed has passed over, stay and do not count.
+
     Args:
-        folder: ``RUN/checkpoints``.
+        folder: ``RUN/checkpoints``; nobody else may be writing to it.
         state: has "step", and values that torch.load(weights_only=True) accepts.
         keep: how many to leave.
+
+    Raises:
+        OSError: it cannot be written (a full disk); earlier checkpoints are untouched.
     """
     import torch
 
-    path = folder / f"step-{state['step']:08d}.pt"
-    with files.atomic_path(path) as temporary:
-        torch.save({**state, "format_version": FORMAT_VERSION}, temporary)
-        digest = hashlib.sha256(temporary.read_bytes()).digest()
-        with temporary.open("ab") as file:
-            file.write(MARK + digest)
-    for old in paths(folder)[keep:]:
-        old.unlink(missing_ok=True)
+    step = state["step"]
+    path = folder / f"step-{step:08d}.pt"
+    try:
+        files.remove_leftovers(folder)  # of a save that was killed: as large as a checkpoint
+        with files.atomic_path(path) as temporary, temporary.open("wb") as file:
+            writer = _Hashing(file)
+            content = {**state, "format_version": FORMAT_VERSION}
+            torch.save(content, writer)  # type: ignore[arg-type]  # write() is all it needs
+            file.write(MARK + writer.digest())
+    except OSError as error:
+        older = [number for p in paths(folder) if (number := step_of(p)) < step]
+        stays = f"the checkpoint of step {older[0]} stays" if older else "there is none before it"
+        raise OSError(
+            error.errno,
+            f"checkpoint {path}: cannot be written ({error.strerror or error}); {stays}: mend "
+            "that (make room on the disk) and start the same command again, which goes on from "
+            "the newest checkpoint",
+        ) from error
+    for old in [p for p in paths(folder) if step_of(p) <= step][keep:]:
+        try:
+            old.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning(f"checkpoint {old}: cannot be removed ({error.strerror})")
     return path
+
+
+class _Hashing:
+    """A file for torch.save that digests what passes through, so that it is not read again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self._error: BaseException | None = None
+
+    def write(self, data: memoryview) -> int:
+        # An exception would be lost: torch's writer, which calls this, replaces it by a
+        # RuntimeError of its own. It is told that all is well, and digest() raises.
+        if self._error is None:
+            try:
+                self._file.write(data)
+                self._sha256.update(data)
+            except BaseException as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing to do: the file is flushed when it is closed."""
+
+    def digest(self) -> bytes:
+        """sha256 of all that was written; raises what went wrong on the way."""
+        if self._error is not None:
+            raise self._error
+        return self._sha256.digest()
 
 
 def paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, newest first; whether they are whole shows on loading."""
-    # By length first: the number has eight digits or, in a very long run, more.
-    return sorted(folder.glob("step-*.pt"), key=lambda p: (len(p.name), p.name), reverse=True)
+    named = [path for path in folder.glob("step-*.pt") if NAME.fullmatch(path.name)]
+    return sorted(named, key=step_of, reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name tells."""
+    match = NAME.fullmatch(path.name)
+    assert match, path
+    return int(match[1])
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads one checkpoint onto the CPU.
+    """Reads one checkpoint onto the CPU, upgraded to this version of the format.
 
     Raises:
-        ValueError: cut short, damaged, or of a format that this version does not know.
+        ValueError: cut short, damaged, or no checkpoint at all.
+        NewerFormatError: of a format that this version does not know.
         OSError: the file cannot be read.
     """
     import torch
 
-    content = path.read_bytes()
-    body, trailer = content[:-NUM_TRAILER_BYTES], content[-NUM_TRAILER_BYTES:]
-    if trailer != MARK + hashlib.sha256(body).digest():
-        raise ValueError(f"checkpoint {path}: cut short or damaged (its sha256 does not match)")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    version = state.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"checkpoint {path}: format version {version!r}, this mstag reads {FORMAT_VERSION}; "
-            "go on with the mstag that wrote it, or start anew with --fresh"
+    with path.open("rb") as file:
+        if not _is_whole(file):
+            raise ValueError(f"checkpoint {path}: cut short or damaged (its sha256 does not match)")
+        file.seek(0)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of the many kinds that foreign content may raise
+            # Not torch's own words, which propose to execute what is in the file.
+            reason = f"torch refuses it: {type(error).__name__}"
+            raise ValueError(f"checkpoint {path}: not written by mstag ({reason})") from None
+    version = state.get("format_version") if isinstance(state, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise ValueError(f"checkpoint {path}: not written by mstag (format version {version!r})")
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"checkpoint {path}: format version {version}, this mstag reads up to "
+            f"{FORMAT_VERSION}; go on with the mstag that wrote it (or a newer one), or start "
+            "anew with --fresh (`FRESH=1`), which moves this run aside"
         )
-    return state
+    for old in range(version, FORMAT_VERSION):
+        state = {**UPGRADES[old](state), "format_version": old + 1}
+    return dict(state)
+
+
+def _is_whole(file: BinaryIO) -> bool:
+    """Whether a file ends with our mark and the sha256 of all before it; read in blocks."""
+    num_bytes = file.seek(0, 2) - NUM_TRAILER_BYTES
+    if num_bytes < 0:
+        return False
+    file.seek(0)
+    sha256 = hashlib.sha256()
+    while num_bytes:
+        block = file.read(min(num_bytes, 1 << 20))
+        if not block:
+            return False
+        sha256.update(block)
+        num_bytes -= len(block)
+    return file.read(NUM_TRAILER_BYTES) == MARK + sha256.digest()
+
+
+def upgrade_1_to_2(state: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 has the words behind the digests, averaged weights, and which steps were bad."""
+    features = state["config"]["features"]
+    known = config.digest(features) == state["features_digest"]
+    engine = dict(state["engine"])
+    # One row of sums per rank, and the number of steps among them.
+    sums = engine["sums"].new_tensor([[*engine["sums"].tolist(), engine.pop("num_steps")]])
+    return {
+        **state,
+        "dataset": state["config"]["dataset"]["name"],
+        "features": features if known else None,
+        "tags": None,
+        "engine": {**engine, "sums": sums, "ema": None, "news": [], "bad_steps": []},
+    }
+
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: upgrade_1_to_2}
+"""By version: what makes a state of the next one out of it."""
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
     """The newest whole checkpoint, or None where there is none at all.
 
-    Damaged ones are passed over, each named in the log.
+    Those that are damaged or cannot be read are passed over, each named in the log.
 
     Raises:
         ValueError: there are checkpoints, and not one is whole.
+        NewerFormatError: the newest whole one is of a later mstag.
     """
     candidates = paths(folder)
     for path in candidates:
         try:
             return load(path)
+        except NewerFormatError:
+            raise
         except ValueError as error:
             log.warning(f"{error}: passed over")
+        except OSError as error:
+            log.warning(f"checkpoint {path}: cannot be read ({error.strerror}): passed over")
     if candidates:
         raise ValueError(
             f"{folder}: none of its {len(candidates)} checkpoints is whole: start anew with "
@@ -173,6 +386,12 @@ class Progress:
     """Highest macro ROC-AUC on the validation split; None: none yet, or undefined."""
     best_epoch: int = 0
     """Epoch (counted from 1) that reached it; 0: none yet."""
+
+    def is_over(self, settings: config.TrainConfig) -> bool:
+        """Whether no epoch is left, or the score has not risen for too many of them."""
+        stale = self.epoch - self.best_epoch
+        early = 0 < settings.early_stop_epochs <= stale
+        return self.epoch >= settings.epochs or early
 
     def note_score(self, roc_auc: float | None) -> bool:
         """Takes the validation score of the epoch just done; returns whether it is the best.

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
 log = logging.getLogger("mstag")
 
 T = TypeVar("T")
-
-LINE_EVERY_S = 30.0
-"""Without a terminal, and so without a bar, one line of progress this often."""
 
 
 class Clock:
@@ -61,12 +57,12 @@ class Clock:
 
 
 class Display:
-    """A progress bar on a terminal, a line now and then elsewhere, nothing on other ranks."""
+    """A progress bar on a terminal, a line per logging step elsewhere, nothing on other ranks."""
 
     def __init__(self, *, total_steps: int, done_steps: int, shown: bool) -> None:
         self.total_steps = total_steps
         self._first_step = self._step = done_steps
-        self._started = self._last_line = time.monotonic()
+        self._started = time.monotonic()
         self._shown = shown
         self._bar: Any = None
         if shown and sys.stderr.isatty():
@@ -80,16 +76,23 @@ class Display:
                 smoothing=0.05,
             )
 
-    def step(self, epoch: int, loss: float) -> None:
-        """One more step of ``epoch`` (from 1) is done; ``loss`` is NaN before it was read."""
+    def step(self) -> None:
+        """One more step is done."""
         self._step += 1
-        text = f"epoch {epoch}" + ("" if math.isnan(loss) else f"  loss {loss:.4f}")
         if self._bar is not None:
-            self._bar.set_description_str(text, refresh=False)
             self._bar.update()
-        elif self._shown and time.monotonic() - self._last_line > LINE_EVERY_S:
-            log.info(f"{text}  step {self._step}/{self.total_steps}  {self.eta()}")
-            self._last_line = time.monotonic()
+
+    def line(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Says where the training of ``epoch`` (from 1) stands, in W&B's keys."""
+        text = (
+            f"epoch {epoch}  loss {metrics['train/loss']:.4f}  lr {metrics['train/lr']:.3g}  "
+            f"{metrics['train/clips_per_s']:.1f} clips/s  "
+            f"data wait {metrics['train/data_wait']:.1%}"
+        )
+        if self._bar is not None:
+            self._bar.set_description_str(text)
+        elif self._shown:
+            log.info(f"step {self._step}/{self.total_steps}  {text}  {self.eta()}")
 
     def eta(self) -> str:
         """The time that is left, from the pace of this process, validation included."""

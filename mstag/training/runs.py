@@ -23,8 +23,11 @@ BEST = "best"
 FINISHED = "finished.json"
 
 
-def open_run(run: Path, *, fresh: bool) -> None:
-    """Makes the folder of a run; with ``fresh``, an earlier run in it moves to ``RUN.1`` etc.
+def open_run(run: Path, settings: config.Config, *, fresh: bool) -> None:
+    """Makes the folder of a run and writes its settings into it.
+
+    With ``fresh``, an earlier run in it moves to ``RUN.1`` etc. A finished run that trains on
+    is no longer finished.
 
     Raises:
         ValueError: the folder holds something else than a run.
@@ -40,6 +43,8 @@ def open_run(run: Path, *, fresh: bool) -> None:
         run.rename(aside)
         log.info(f"moved the earlier run aside: {aside}")
     run.mkdir(parents=True, exist_ok=True)
+    (run / FINISHED).unlink(missing_ok=True)
+    files.write_text(run / CONFIG, config.to_toml(settings))
 
 
 def free_name(run: Path) -> Path:
@@ -48,12 +53,6 @@ def free_name(run: Path) -> Path:
     while (aside := run.with_name(f"{run.name}.{number}")).exists():
         number += 1
     return aside
-
-
-def start(run: Path, settings: config.Config) -> None:
-    """Writes the resolved settings; a finished run that trains on is no longer finished."""
-    (run / FINISHED).unlink(missing_ok=True)
-    files.write_text(run / CONFIG, config.to_toml(settings))
 
 
 def read_config(run: Path) -> config.Config:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def score_split(
     batch_size: int | None = None,
     num_workers: int = 2,
     num_resamples: int = 1000,
+    between_batches: Callable[[], None] | None = None,
 ) -> tuple[dict[str, Any], Predictions]:
     """Scores a split; every rank scores its part and gets the whole result.
 
@@ -50,6 +52,8 @@ def score_split(
         batch_size: clips per step over all ranks; the result does not depend on it.
         num_workers: reading processes.
         num_resamples: bootstrap resamples of the intervals; 0: none.
+        between_batches: called before each batch, equally often on every rank; what it raises
+            ends the scoring.
 
     Returns:
         The report of :func:`mstag.metrics.evaluate` with ``split`` in front, and one
@@ -76,7 +80,7 @@ def score_split(
             torch.distributed.broadcast(buffer, 0)
     hidden = None if ranks.is_first else True  # None: shown on a terminal
     bar = tqdm(loader, desc=f"scoring {split}", unit="batch", delay=2, leave=False, disable=hidden)
-    own = predict(model, bar, device)
+    own = predict(model, bar, device, between_batches=between_batches)
     samples = _concatenated(runtime.gather_over_ranks(own, ranks))
     check_each_once(samples.numbers, loader.num_clips, f"{store.name}, split {split}")
     predictions = average_per_clip(_sorted_by_id(samples))

@@ -31,7 +31,7 @@ URL = Path("wandb") / "url"
 
 
 class Tracker:
-    """Logs lines of numbers. Leaving its ``with`` block ends it.
+    """Logs the lines of a training. Leaving its ``with`` block ends it.
 
     Args:
         run: the run folder.
@@ -54,18 +54,14 @@ class Tracker:
         self.path = run / "metrics.jsonl"
         self.num_lines = 0
         self._file: TextIO | None = None
-        self._wandb: Any = None
+        self._shown: WandbRun | None = None
         if not active:
             return
         lines = _keep_lines(self.path, num_lines)
         self.num_lines = len(lines)
         self._file = self.path.open("a", encoding="utf-8")
-        self._wandb = _start_wandb(run, config, settings)
-        # A W&B run that starts from nothing is given the past: an offline folder is then
-        # complete by itself. Synced after an earlier one, its replayed steps are dropped.
-        if self._wandb is not None and not self._wandb.resumed:
-            for line in lines:
-                self._log_to_wandb(json.loads(line))
+        past = [json.loads(line) for line in lines]
+        self._shown = WandbRun(run, config, settings, job="train", record=self.path, past=past)
 
     def log(self, values: dict[str, float | int | None]) -> None:
         """Records one line; NaN and infinities become null, as JSON has neither."""
@@ -78,27 +74,13 @@ class Tracker:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         self.num_lines += 1
-        self._log_to_wandb(line)
-
-    def _log_to_wandb(self, line: dict[str, Any]) -> None:
-        if self._wandb is None:
-            return
-        try:
-            # Never step=: our axes are clips_seen and epoch, and W&B drops a step that is
-            # lower than its last one, as after a resume.
-            self._wandb.log({key: value for key, value in line.items() if value is not None})
-        except Exception as error:
-            log.warning(f"W&B: stopped logging ({error}); metrics.jsonl goes on")
-            self._wandb = None
+        if self._shown is not None:
+            self._shown.log(line)
 
     @property
     def dashboard(self) -> str:
         """Where to look at the run: a URL, or the command that uploads an offline run."""
-        if self._wandb is None:
-            return str(self.path)
-        if self._wandb.offline:
-            return f"wandb sync {Path(self._wandb.dir).parent}"
-        return str(self._wandb.url)
+        return str(self.path) if self._shown is None else self._shown.where
 
     def __enter__(self) -> Tracker:
         return self
@@ -111,11 +93,70 @@ class Tracker:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        if self._wandb is not None:
-            try:
-                self._wandb.finish(exit_code=0 if kind is None else 1)
-            except Exception as problem:
-                log.warning(f"W&B: could not end its run ({problem})")
+        if self._shown is not None:
+            self._shown.finish(failed=kind is not None)
+
+
+class WandbRun:
+    """A W&B run that shows what a file of JSON lines records; W&B's absence is no error.
+
+    Args:
+        run: the run folder.
+        config: ``[wandb]``.
+        settings: what W&B shows as the run's config.
+        job: "train", or "watch" for the run NAME-watch that stands beside it in its group.
+        record: the file of lines, for messages.
+        past: its lines so far.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        config: WandbConfig,
+        settings: dict[str, Any],
+        *,
+        job: Literal["train", "watch"],
+        record: Path,
+        past: list[dict[str, Any]],
+    ) -> None:
+        self._record = record
+        self._wandb = _start_wandb(run, config, settings, job, record)
+        # A W&B run that starts from nothing is given the past: an offline folder is then
+        # complete by itself. Synced after an earlier one, its replayed steps are dropped.
+        if self._wandb is not None and not self._wandb.resumed:
+            for line in past:
+                self.log(line)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Shows one line; values that are None are left out."""
+        if self._wandb is None:
+            return
+        try:
+            # Never step=: our axes are clips_seen and epoch, and W&B drops a step that is
+            # lower than its last one, as after a resume.
+            self._wandb.log({key: value for key, value in line.items() if value is not None})
+        except Exception as error:
+            log.warning(f"W&B: stopped logging ({error}); {self._record.name} goes on")
+            self._wandb = None
+
+    @property
+    def where(self) -> str:
+        """A URL, the command that uploads an offline run, or the file of lines."""
+        if self._wandb is None:
+            return str(self._record)
+        if self._wandb.offline:
+            return f"wandb sync {Path(self._wandb.dir).parent}"
+        return str(self._wandb.url)
+
+    def finish(self, *, failed: bool) -> None:
+        """Ends the W&B run, waiting for its last uploads."""
+        if self._wandb is None:
+            return
+        try:
+            self._wandb.finish(exit_code=int(failed))
+        except Exception as problem:
+            log.warning(f"W&B: could not end its run ({problem})")
+        self._wandb = None
 
 
 def wanted_mode(config: WandbConfig) -> str:
@@ -156,14 +197,26 @@ def read_url(run: Path) -> str | None:
     return url if url.startswith(("https://", "http://")) else None
 
 
-def _start_wandb(run: Path, config: WandbConfig, settings: dict[str, Any]) -> Any:
-    """A W&B run, or None where tracking is metrics.jsonl alone; never asks, never raises."""
+def _start_wandb(
+    run: Path, config: WandbConfig, settings: dict[str, Any], job: str, record: Path
+) -> Any:
+    """A W&B run, or None where tracking is ``record`` alone; never asks, never raises."""
     mode = wanted_mode(config)
     if mode == "disabled":
         return None
+    name = run.absolute().name
+    names = {
+        "name": name if job == "train" else f"{name}-{job}",
+        "group": config.group or name,
+        "job_type": job,
+    }
+    # A folder of its own for what watches: two processes would fight over W&B's links, and
+    # the training's files are found by their names.
+    home = run if job == "train" else run / "wandb" / job
     # Read by wandb when it is imported: media and artifacts would be staged in the home.
-    os.environ["WANDB_DATA_DIR"] = str((run / "wandb").absolute())
+    os.environ["WANDB_DATA_DIR"] = str((home / "wandb").absolute())
     try:
+        home.mkdir(parents=True, exist_ok=True)
         import wandb
 
         if mode != "offline" and not has_api_key(wandb.setup().settings.base_url):
@@ -173,15 +226,15 @@ def _start_wandb(run: Path, config: WandbConfig, settings: dict[str, Any]) -> An
             mode = "offline"
         if mode != "offline":
             try:
-                started = _init(run, config, settings, "online")
-                files.write_text(run / URL, f"{started.url}\n")
+                started = _init(home, names, config, settings, "online")
+                files.write_text(home / URL, f"{started.url}\n")
                 return started
             except Exception as error:
                 log.warning(f"W&B: cannot go online ({_short(error)}): offline")
                 wandb.teardown()  # it still holds the id of the run that failed
-        return _init(run, config, settings, "offline")
+        return _init(home, names, config, settings, "offline")
     except Exception as error:  # a package that is missing or broken raises anything
-        log.warning(f"W&B: off ({_short(error)}); the numbers are in {run / 'metrics.jsonl'}")
+        log.warning(f"W&B: off ({_short(error)}); the numbers are in {record}")
         return None
 
 
@@ -190,19 +243,24 @@ def _short(error: Exception) -> str:
 
 
 def _init(
-    run: Path, config: WandbConfig, settings: dict[str, Any], mode: Literal["online", "offline"]
+    home: Path,
+    names: dict[str, str],
+    config: WandbConfig,
+    settings: dict[str, Any],
+    mode: Literal["online", "offline"],
 ) -> Any:
     import wandb
 
     started = wandb.init(
         mode=mode,
-        id=_run_id(run),
+        id=_run_id(home),
         resume="allow",
-        name=run.name,
+        name=names["name"],
         project=config.project,
         entity=config.entity or None,
-        group=config.group or None,
-        dir=run,
+        group=names["group"],
+        job_type=names["job_type"],
+        dir=home,
         config=settings,
         settings=wandb.Settings(
             silent=True,
@@ -222,9 +280,9 @@ def _init(
     return started
 
 
-def _run_id(run: Path) -> str:
-    """The id under which W&B knows this run, drawn once and kept in the run folder."""
-    path = run / "wandb" / "run-id"
+def _run_id(home: Path) -> str:
+    """The id under which W&B knows a run, drawn once and kept beside W&B's own files."""
+    path = home / "wandb" / "run-id"
     try:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from mstag.data.clips import Clip
 from mstag.data.stream import ShardLoader
 from mstag.models.predict import predict
 from mstag.runtime import Ranks
-from mstag.training.engine import masked_loss
+from mstag.training.loss import masked_loss
 from shard_tools.inspect import format_summary, inspect
 from shard_tools.verify import verify
 
@@ -137,6 +137,7 @@ def test_unknown_labels_count_neither_in_the_loss_nor_in_the_scores(tmp_path: Pa
         torch.manual_seed(0)
         size = TINY.n_mels * TINY.num_frames
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size, 5))
+        model.num_frames = TINY.num_frames  # type: ignore[assignment]
         loader = ShardLoader(tmp_path / name, "train", batch_size=40, shuffle=False, num_workers=0)
         (batch,) = loader
         assert batch["mask"].shape == batch["tags"].shape == (40, 5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mstag.config import FeatureConfig, ModelConfig
-from mstag.models import build_model
+from mstag.models import build_model, frames_at_once
 from mstag.models.bundle import find_bundle, load_bundle, save_bundle
 
 FEATURES = FeatureConfig(n_mels=16, num_frames=64)
@@ -19,8 +19,8 @@ MODEL = ModelConfig(hidden_units=4)
 
 def save(folder: Path, seed: int = 0, **changes: Any) -> str:
     torch.manual_seed(seed)
-    model = build_model(MODEL, 16, 64, 3).to(memory_format=torch.channels_last)
     content = {
+        "model": build_model(MODEL, 16, 64, 3).to(memory_format=torch.channels_last),
         "model_config": MODEL,
         "features": FEATURES,
         "tag_names": ["guitar", "slow", "techno"],
@@ -28,7 +28,17 @@ def save(folder: Path, seed: int = 0, **changes: Any) -> str:
         "dataset": {"name": "demo", "digest": "d", "split_rule": "artist", "leaks": {"test": 0.0}},
         "scores": {"split": "valid", "roc_auc": 0.91, "roc_auc_ci": [0.9, 0.92], "pr_auc": None},
     }
-    return save_bundle(folder, model, **{**content, **changes})
+    return save_bundle(folder, **{**content, **changes})
+
+
+def save_of(folder: Path, settings: ModelConfig, features: FeatureConfig) -> str:
+    torch.manual_seed(0)
+    model = build_model(settings, features.n_mels, features.num_frames, 3)
+    return save(folder, model=model, model_config=settings, features=features)
+
+
+def card(folder: Path) -> str:
+    return (folder / "README.md").read_text()
 
 
 def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
@@ -49,6 +59,27 @@ def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert all(torch.equal(weights[key], loaded[key]) for key in weights)
 
 
+def test_chunks_belong_to_the_model_and_stand_on_its_card(tmp_path: Path) -> None:
+    chunked, features = ModelConfig(hidden_units=4, chunk_frames=64), FeatureConfig(n_mels=16)
+    assert len(save_of(tmp_path, chunked, features)) == 64
+    bundle = load_bundle(tmp_path)
+    assert (bundle.model_config, frames_at_once(bundle.model)) == (chunked, 64)
+    # 63 hops of 512 samples at 11,025 Hz; a window has 627.
+    assert "windows of 29.1 s at 11025 Hz, heard in chunks of 2.9 s." in card(tmp_path)
+    save(tmp_path)
+    assert "windows of 2.9 s at 11025 Hz.\n" in card(tmp_path)
+
+
+def test_a_bundle_from_before_there_were_chunks_takes_whole_windows(tmp_path: Path) -> None:
+    save(tmp_path)
+    model = json.loads((tmp_path / "tagger.json").read_text())["model"]
+    assert model.pop("chunk_frames") == 0
+    edit(tmp_path, model=model)
+    bundle = load_bundle(tmp_path)
+    assert bundle.model_config == MODEL
+    assert frames_at_once(bundle.model) == 64
+
+
 def test_a_new_best_replaces_the_old_one(tmp_path: Path) -> None:
     first, second = save(tmp_path, seed=1), save(tmp_path, seed=2)
     assert load_bundle(tmp_path).digest == second != first
@@ -62,12 +93,11 @@ def test_a_new_best_replaces_the_old_one(tmp_path: Path) -> None:
 
 def test_model_card_says_what_it_is_worth(tmp_path: Path) -> None:
     save(tmp_path)
-    card = (tmp_path / "README.md").read_text()
     for words in ("roc_auc | 0.9100", "split_rule | artist", "leaks.test", "guitar, slow, techno"):
-        assert words in card
-    assert "weak on real recordings" in card
+        assert words in card(tmp_path)
+    assert "weak on real recordings" in card(tmp_path)
     save(tmp_path, dataset={"name": "mtt"})
-    assert "weak on real recordings" not in (tmp_path / "README.md").read_text()
+    assert "weak on real recordings" not in card(tmp_path)
 
 
 def test_a_run_folder_stands_for_its_best(tmp_path: Path) -> None:

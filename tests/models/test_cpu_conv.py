@@ -53,6 +53,27 @@ def test_first_conv_and_pool(kernel: tuple[int, int], num_clips: int, channels_l
     assert_same_gradients(ours, theirs, [weight, bias])
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("kernel", "pool"), [((3, 5), (2, 4)), ((1, 7), (4, 2)), ((3, 3), (2, 2))])
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_conv_and_pool(
+    kernel: tuple[int, int], pool: tuple[int, int], num_threads: int, channels_last: bool
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        torch.manual_seed(0)
+        x = random(3, 7, 9, 22, channels_last=channels_last).requires_grad_()
+        weight = random(6, 7, *kernel, channels_last=channels_last).requires_grad_()
+        bias = torch.randn(6, requires_grad=True)
+        full = functional.conv2d(x, weight, bias, padding=(kernel[0] // 2, kernel[1] // 2))
+        theirs = functional.relu(functional.max_pool2d(full, pool))
+        ours = functional.relu(cpu_conv.conv_pool(x, weight, bias, pool))
+        assert_same_gradients(ours, theirs, [x, weight, bias])
+    finally:
+        torch.set_num_threads(before)
+
+
 def gradients(monkeypatch: pytest.MonkeyPatch, fast: bool) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = build_model(ModelConfig(hidden_units=20), 32, 128, 5).train()

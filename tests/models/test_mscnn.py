@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from mstag.config import ModelConfig
-from mstag.models import build_model
+from mstag.models import build_model, frames_at_once
 from mstag.models.mscnn import ConvBlock, MultiScaleCnn
 
 # The recipe of 2017: 128 bands x 628 frames, 50 tags. Weights + biases of each layer.
@@ -90,6 +90,27 @@ def test_too_small_a_spectrogram_is_refused_with_the_least_size(
 ) -> None:
     with pytest.raises(ValueError, match=r"features.n_mels >= 16 and features.num_frames >= 64"):
         build_model(ModelConfig(), n_mels, num_frames, 3)
+
+
+def test_a_network_for_chunks_takes_those_at_once() -> None:
+    for chunk_frames, expected in ((0, 628), (628, 628), (172, 172), (64, 64)):
+        model = build_model(ModelConfig(chunk_frames=chunk_frames, hidden_units=8), 16, 628, 3)
+        assert frames_at_once(model) == expected
+        assert model.eval()(torch.zeros(1, 1, 16, expected)).shape == (1, 3)
+
+
+def test_chunks_that_cannot_be_are_refused_by_their_setting() -> None:
+    with pytest.raises(
+        ValueError, match=r"model\.chunk_frames = 629: .* features.num_frames = 628"
+    ):
+        build_model(ModelConfig(chunk_frames=629), 128, 628, 3)
+    with pytest.raises(ValueError, match=r"128 bands x 63 frames.* model\.chunk_frames >= 64"):
+        build_model(ModelConfig(chunk_frames=63), 128, 628, 3)
+
+
+def test_a_network_says_how_many_frames_it_takes() -> None:
+    with pytest.raises(AssertionError, match="wrapper"):
+        frames_at_once(nn.Sequential(small_model()))
 
 
 def test_unknown_architecture_names_the_nearest() -> None:

@@ -1,21 +1,31 @@
-"""Scores: independent of how clips are batched, one per clip, the model left as it was."""
+"""Scores: independent of how clips are batched and of the chunks that the network takes at once,
+one per clip, the model left as it was."""
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from mstag.config import ModelConfig
 from mstag.models import build_model
-from mstag.models.predict import Predictions, average_per_clip, predict
+from mstag.models.predict import (
+    Predictions,
+    average_per_clip,
+    chunk_starts,
+    predict,
+    score_windows,
+)
 
 
-def clips(num_clips: int) -> dict[str, Any]:
+def clips(num_clips: int, num_frames: int = 64) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(1)
     return {
-        "mel": torch.randn(num_clips, 1, 16, 64, generator=generator).half(),
+        "mel": torch.randn(num_clips, 1, 16, num_frames, generator=generator).half(),
         "tags": torch.randint(0, 2, (num_clips, 3), generator=generator, dtype=torch.uint8),
         "mask": torch.randint(0, 2, (num_clips, 3), generator=generator, dtype=torch.uint8),
         "id": [f"clip {i}" for i in range(num_clips)],
@@ -90,6 +100,101 @@ def test_nothing_to_score(model: nn.Module) -> None:
     empty = predict(model, batches(clips(1), [0]), "cpu")
     assert empty.scores.shape == empty.labels.shape == (0, 3)
     assert average_per_clip(empty).ids == []
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_chunks_cover_a_window_and_no_more(one: int, other: int) -> None:
+    chunk_frames, num_frames = sorted((one, other))
+    starts = np.array(chunk_starts(num_frames, chunk_frames))
+    assert len(starts) == math.ceil(num_frames / chunk_frames)
+    assert starts[0] == 0 and starts[-1] == num_frames - chunk_frames
+    steps = np.diff(starts)
+    assert steps.max(initial=1) <= chunk_frames, "a frame between two chunks is heard by neither"
+    assert np.ptp(steps) <= 1 if len(steps) else chunk_frames == num_frames
+
+
+def test_chunks_of_the_2017_window() -> None:
+    assert chunk_starts(628, 628) == (0,)
+    assert chunk_starts(628, 157) == (0, 157, 314, 471)
+    # 8 s: three steps of 152 frames, so that neighbours share 20.
+    assert chunk_starts(628, 172) == (0, 152, 304, 456)
+    assert chunk_starts(628, 627) == (0, 1)
+
+
+class Recording(nn.Module):
+    """A network that notes what it is given: a logit per band, the mean over frames."""
+
+    def __init__(self, num_frames: int) -> None:
+        super().__init__()
+        self.num_frames = num_frames
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, x_B1MT: Tensor) -> Tensor:
+        self.shapes.append(tuple(x_B1MT.shape))
+        return x_B1MT[:, 0].mean(dim=2)
+
+
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40))
+def test_scores_are_means_over_chunks_in_the_memory_of_whole_windows(
+    num_clips: int, one: int, other: int
+) -> None:
+    chunk_frames, num_frames = sorted((one, other))
+    model = Recording(chunk_frames)
+    mel = torch.randn(num_clips, 1, 3, num_frames, generator=torch.Generator().manual_seed(one))
+    by_hand = [
+        [
+            torch.sigmoid(clip[0, :, start : start + chunk_frames].mean(dim=1))
+            for start in chunk_starts(num_frames, chunk_frames)
+        ]
+        for clip in mel
+    ]
+    expected = torch.stack([torch.stack(scores).mean(dim=0) for scores in by_hand])
+    torch.testing.assert_close(score_windows(model, mel), expected, rtol=0, atol=1e-6)
+    assert all(shape[1:] == (1, 3, chunk_frames) for shape in model.shapes)
+    assert max(shape[0] * chunk_frames for shape in model.shapes) <= num_clips * num_frames
+    assert len(model.shapes) == 1 + (num_frames % chunk_frames > 0)
+
+
+def test_a_chunked_network_scores_clips_by_the_mean_over_their_chunks() -> None:
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(hidden_units=8, chunk_frames=64), 16, 150, 3).train()
+    whole = clips(5, num_frames=150)
+    got = predict(model, batches(whole, [3, 0, 2]), "cpu")
+    model.eval()
+    with torch.inference_mode():
+        chunks = [whole["mel"][..., s : s + 64].float() for s in (0, 43, 86)]
+        by_hand = sum(torch.sigmoid(model(chunk)) for chunk in chunks) / 3
+    np.testing.assert_allclose(got.scores, by_hand, rtol=0, atol=1e-6)
+    assert got.ids == whole["id"]
+
+
+def test_a_chunk_as_long_as_the_window_is_the_window(model: nn.Module) -> None:
+    torch.manual_seed(0)
+    chunked = build_model(ModelConfig(hidden_units=8, chunk_frames=64), 16, 64, 3)
+    whole = clips(4)
+    scores = predict(model, [whole], "cpu").scores
+    assert np.array_equal(predict(chunked, [whole], "cpu").scores, scores)
+    with torch.inference_mode():
+        mel = whole["mel"].float().to(memory_format=torch.channels_last)
+        assert np.array_equal(torch.sigmoid(model.eval()(mel)), scores)
+
+
+def test_something_else_is_done_before_each_batch() -> None:
+    model = Recording(64).train()
+    seen: list[int] = []
+    parts = batches(clips(7), [2, 0, 4, 1])
+    for part in parts:
+        part["tags"] = torch.zeros(len(part["id"]), 16, dtype=torch.uint8)
+    predict(model, parts, "cpu", between_batches=lambda: seen.append(len(model.shapes)))
+    assert seen == [0, 1, 1, 2], "before each one, the empty one too"
+
+    def stop() -> None:
+        if len(model.shapes) == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        predict(model, parts, "cpu", between_batches=stop)
+    assert len(model.shapes) == 4 and model.training
 
 
 def test_windows_of_a_clip_are_averaged_in_order_of_appearance() -> None:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_tagger import TAGS, make_bundle, make_wav
+from tiny_tagger import LONGER, TAGS, make_bundle, make_wav
 
 from mstag.tagging import batch, results
 from mstag.tagging.batch import Result, find_files, newest_bundle, tag_files
@@ -65,6 +65,18 @@ def test_a_file_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     for number in (0, 2, 4, 5):
         assert done[number].duration_s == pytest.approx(1.7 * 64 * 128 / 8000, abs=1e-3)
         assert tagger.ranked(done[number].scores) == tagger.tag(files[number])
+
+
+def test_json_of_a_tagger_that_hears_in_chunks(tmp_path: Path) -> None:
+    tagger = Tagger.load(make_bundle(tmp_path / "b", features=LONGER, chunk_frames=64), "cpu")
+    path = make_wav(tmp_path / "a.wav", 5.0)  # 320 frames: two windows of 150
+    (done,) = tag_files(tagger, find_files([str(path)]))
+    assert done.over_time is not None and done.over_time.shape == (6, len(TAGS))
+    shown = json.loads(results.as_text(done, tagger.ranked(done.scores), "json"))
+    assert shown["duration_s"] == 5 * 64 * 128 / 8000
+    scores = {entry["tag"]: entry["score"] for entry in shown["tags"]}
+    assert [scores[tag] for tag in TAGS] == pytest.approx(done.over_time.mean(axis=0), abs=1e-6)
+    assert list(scores) == [tag for tag, _ in tagger.tag(path)]
 
 
 def test_more_audio_than_memory_is_an_error_of_that_file(monkeypatch: pytest.MonkeyPatch) -> None:

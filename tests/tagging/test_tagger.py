@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_tagger import (
     FEATURES,
+    LONGER,
     TAGS,
     THRESHOLDS,
     WINDOW_SAMPLES,
@@ -40,7 +41,7 @@ def test_tags_are_ranked_and_carry_the_bundles_names(tagger: Tagger, tmp_path: P
     assert dict(tags) == by_name
     assert tagger.tag(str(path)) == tags == tagger.tag(path.read_bytes())
     assert tagger.thresholds == dict(zip(TAGS, THRESHOLDS, strict=True))
-    assert tagger.window_s == pytest.approx(64 * 128 / 8000)
+    assert tagger.window_s == tagger.step_s == pytest.approx(64 * 128 / 8000)
 
 
 def test_equal_scores_keep_the_order_of_the_vector(tagger: Tagger) -> None:
@@ -72,6 +73,44 @@ def test_scores_are_those_of_evaluation_on_packed_windows(tagger: Tagger) -> Non
     }
     evaluated = average_per_clip(predict(tagger.bundle.model, [batch], "cpu")).scores[0]
     np.testing.assert_allclose(tagger.scores(waveform, RATE_HZ), evaluated, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_windows", [0.4, 1.0, 3.7, WINDOWS_PER_BATCH + 2.6])
+def test_chunks_are_rows_whose_mean_is_the_score_of_evaluation(
+    tmp_path: Path, num_windows: float
+) -> None:
+    tagger = Tagger.load(make_bundle(tmp_path, features=LONGER, chunk_frames=64), "cpu")
+    assert tagger.window_s == pytest.approx(150 * 128 / 8000)
+    assert tagger.step_s == pytest.approx(50 * 128 / 8000)
+    waveform = music(round(num_windows * 150 * 128))
+    stored = np.stack([w.mel.astype(np.float16) for w in windows(LogMel(LONGER)(waveform), 150)])
+    over_time = tagger.scores_over_time(waveform, RATE_HZ)
+    assert over_time.shape == (3 * len(stored), len(TAGS))
+    with torch.inference_mode():
+        by_hand = [
+            torch.sigmoid(tagger.bundle.model(torch.from_numpy(chunk)[None, None].float()))[0]
+            for mel in stored
+            for chunk in (mel[:, :64], mel[:, 43:107], mel[:, 86:])
+        ]
+    np.testing.assert_allclose(over_time, torch.stack(by_hand), atol=1e-6)
+    batch = {
+        "mel": torch.from_numpy(stored[:, None]),
+        "tags": torch.zeros(len(stored), len(TAGS), dtype=torch.uint8),
+        "id": ["clip"] * len(stored),
+    }
+    evaluated = average_per_clip(predict(tagger.bundle.model, [batch], "cpu")).scores[0]
+    np.testing.assert_allclose(tagger.scores(waveform, RATE_HZ), evaluated, atol=1e-6)
+
+
+def test_chunks_are_scored_in_the_memory_of_whole_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagger = Tagger.load(make_bundle(tmp_path, features=LONGER, chunk_frames=64), "cpu")
+    sizes: list[int] = []
+    tagger.bundle.model.register_forward_pre_hook(lambda _, given: sizes.append(given[0].numel()))
+    tagger.scores(music(20 * 150 * 128), RATE_HZ)
+    assert sum(sizes) == 20 * 3 * 64 * 16
+    assert max(sizes) <= WINDOWS_PER_BATCH * 150 * 16 < 2 * max(sizes)
 
 
 def test_other_sample_rates_are_resampled(tagger: Tagger) -> None:

@@ -23,10 +23,9 @@ SETTINGS = config.Config(
 def test_a_run_is_moved_aside_under_the_next_free_name(tmp_path: Path) -> None:
     run = tmp_path / "demo"
     for _ in range(3):
-        runs.open_run(run, fresh=True)
-        runs.start(run, SETTINGS)
+        runs.open_run(run, SETTINGS, fresh=True)
     assert {path.name for path in tmp_path.iterdir()} == {"demo", "demo.1", "demo.2"}
-    runs.open_run(run, fresh=False)
+    runs.open_run(run, SETTINGS, fresh=False)
     assert runs.read_config(run) == SETTINGS
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -35,18 +34,18 @@ def test_a_run_is_moved_aside_under_the_next_free_name(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path, fresh: bool) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"holds files but no config\.toml"):
-        runs.open_run(tmp_path, fresh=fresh)
+        runs.open_run(tmp_path, SETTINGS, fresh=fresh)
     with pytest.raises(ValueError, match="is a file"):
-        runs.open_run(tmp_path / "thesis.tex", fresh=fresh)
+        runs.open_run(tmp_path / "thesis.tex", SETTINGS, fresh=fresh)
     assert (tmp_path / "thesis.tex").exists()
 
 
 def test_a_finished_run_that_starts_again_is_not_finished(tmp_path: Path) -> None:
-    runs.start(tmp_path, SETTINGS)
+    runs.open_run(tmp_path, SETTINGS, fresh=False)
     assert not runs.is_finished(tmp_path)
     runs.finish(tmp_path, {"epoch": 3})
     assert runs.is_finished(tmp_path)
-    runs.start(tmp_path, SETTINGS)
+    runs.open_run(tmp_path, SETTINGS, fresh=False)
     assert not runs.is_finished(tmp_path)
 
 
@@ -128,17 +127,27 @@ def test_the_clock_counts_the_loop_and_what_it_waits(monkeypatch: pytest.MonkeyP
     assert clock.lap()[1] == pytest.approx((2 + 4) / (2 * 4 + 4 * 2), rel=0.01)
 
 
-def test_without_a_terminal_lines_are_few(
+def test_without_a_terminal_there_is_a_line_per_logging_step(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, logger="mstag")
     now = 0.0
     monkeypatch.setattr(display.time, "monotonic", lambda: now)
+    metrics = {
+        "train/loss": 0.25,
+        "train/lr": 1e-3,
+        "train/clips_per_s": 17.25,
+        "train/data_wait": 0.002,
+    }
     with display.Display(total_steps=100, done_steps=20, shown=True) as shown:
         assert shown.eta() == "ETA unknown"
         for _ in range(40):
             now += 2.0
-            shown.step(2, 0.5)
-        assert shown.eta() == "ETA 80 s"
-    assert len(caplog.records) == 2
-    assert "epoch 2  loss 0.5000  step 36/100  ETA" in caplog.text
+            shown.step()
+        shown.line(3, metrics)
+    assert caplog.messages == [
+        "step 60/100  epoch 3  loss 0.2500  lr 0.001  17.2 clips/s  data wait 0.2%  ETA 80 s"
+    ]
+    with display.Display(total_steps=100, done_steps=20, shown=False) as hidden:
+        hidden.line(3, metrics)
+    assert len(caplog.messages) == 1, "other ranks say nothing"

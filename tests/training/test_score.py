@@ -24,6 +24,8 @@ CPU = torch.device("cpu")
 class LoudBands(nn.Module):
     """Scores tag i by band i, where make_samples is louder for it; two frames, so not perfectly."""
 
+    num_frames = TINY.num_frames
+
     def forward(self, x_B1MT: Tensor) -> Tensor:
         return x_B1MT[:, 0, :5, :2].mean(dim=2)
 
@@ -46,6 +48,19 @@ def test_scores_are_the_models_and_ordered_by_id(tmp_path: Path) -> None:
         logits = by_id[clip_id].mel[:5, :2].astype(np.float32).mean(axis=1)
         np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-6)
         assert np.array_equal(labels, by_id[clip_id].tags)
+
+
+def test_scoring_can_be_stopped_between_batches(tmp_path: Path) -> None:
+    make_shards(tmp_path, {"test": [9, 3, 14]})
+    times = []
+    scored(tmp_path, num_resamples=0, batch_size=8, between_batches=lambda: times.append(1))
+    assert len(times) == 4
+
+    def stop() -> None:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit, match="143"):
+        scored(tmp_path, num_resamples=0, between_batches=stop)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 26, 100])
