@@ -315,7 +315,7 @@ class WandbConfig:
     entity: str = ""
     """W&B team or user; empty: the account's default."""
     group: str = ""
-    """W&B group, for runs that belong together."""
+    """W&B group, for runs that belong together; empty: the run and what watches it."""
 
     def __post_init__(self) -> None:
         checks.one_of("wandb.mode", self.mode, WANDB_MODES)

@@ -238,10 +238,10 @@ class Scorer:
     def is_moved(self) -> bool:
         """Whether the run is no longer where it was: --fresh has moved it aside."""
         try:
-            there = (self.run / RECORD).stat()
+            (self.run / RECORD).stat()
         except OSError:
             return True
-        return not os.path.samestat(there, os.fstat(self._file.fileno()))
+        return False
 
     def close(self, *, failed: bool) -> None:
         """Ends the record and the W&B run."""

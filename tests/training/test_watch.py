@@ -168,13 +168,21 @@ def test_a_damaged_checkpoint_is_named_once_and_passed_over(
     assert "passed over" in caplog.text
 
 
-def test_a_half_copied_checkpoint_is_scored_when_it_is_whole(story: Story) -> None:
+def test_a_half_copied_checkpoint_is_scored_when_it_is_whole(
+    story: Story, caplog: pytest.LogCaptureFixture
+) -> None:
+    def copy_part(num_bytes: int) -> None:
+        path = story.train(12)
+        path.write_bytes(path.read_bytes()[:num_bytes])
+
     shown = story.follow(
-        lambda: damage(story.train(12)),
+        lambda: copy_part(1000),
+        lambda: copy_part(100_000),
         lambda: story.train(12),
         lambda: (story.train(18), story.finish()),
     )
     assert shown == [12, 18]
+    assert caplog.text.count("cut short or damaged") == 1
 
 
 def test_removed_checkpoints_are_named(
@@ -291,7 +299,9 @@ def test_wandb_shows_it_beside_the_training(
     shown = [{k: v for k, v in item.items() if not k.startswith("_")} for item in history]
     assert shown == watch.read_record(story.run), "the newest folder has all of it"
     about = next(record["run"] for record in records if record["type"] == "run")
-    assert "run-watch" in json.dumps(about)
+    assert about["display_name"] == "run-watch"
+    assert about["job_type"] == "watch"
+    assert about["run_group"] == "run", "the training's name, which is its group as well"
 
 
 def start_watching(folder: Path, run: str, *argv: str) -> subprocess.Popen[str]:
