@@ -42,9 +42,7 @@ class ConvBlock(nn.Module):
         assert bias is not None
         fast = cpu_conv.pays_off(x_BCMT)
         if fast and self.pool:
-            first = x_BCMT.shape[1] == 1 and not x_BCMT.requires_grad
-            convolve_and_pool = cpu_conv.first_conv_pool if first else cpu_conv.conv_pool
-            return convolve_and_pool(x_BCMT, weight, bias, self.pool)
+            return cpu_conv.conv_pool(x_BCMT, weight, bias, self.pool)
         y_BCMT: Tensor = cpu_conv.conv(x_BCMT, weight, bias) if fast else self.conv(x_BCMT)
         return functional.max_pool2d(y_BCMT, self.pool) if self.pool else y_BCMT
 
