@@ -80,6 +80,7 @@ def main(
     try:
         picked = runtime.pick_device(device, runtime.read_ranks().local_rank)
         ranks = runtime.start_ranks(picked)
+        runtime.prepare_device(picked)
         runtime.set_up_logging(ranks)
         if watch:
             patience_s = 60 * patience_min

@@ -113,8 +113,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     device = runtime.pick_device(config.train.device, runtime.read_ranks().local_rank)
     precision = runtime.pick_precision(config.train.precision, device)
     ranks = runtime.start_ranks(device)
-    if device.type == "cpu":
-        runtime.keep_freed_memory()
+    runtime.prepare_device(device)
     runtime.set_up_logging(ranks)
     manifest = store.manifest
 

@@ -93,7 +93,10 @@ class _ConvPool(torch.autograd.Function):
         pad_rows, pad_columns = _padding(weight)
         cell = winners.cell_of(num_in)
         row_stride = (num_frames + 2 * pad_columns) * cell
-        geometry = winners.Geometry(num_frames, cell, row_stride, *ctx.pool, winner_BCP.shape[3])
+        pool: Pair = ctx.pool
+        geometry = winners.Geometry(
+            num_frames, cell, row_stride, pool[0], pool[1], winner_BCP.shape[3]
+        )
         num_taps = num_columns * cell
         run = winners.run_of(num_taps)
         num_threads = torch.get_num_threads()
@@ -120,9 +123,8 @@ class _ConvPool(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             weight_CRrun = torch.zeros(len(weight), num_rows, run)
-            weight_CRrun[:, :, :num_taps].unflatten(2, (num_columns, cell))[..., :num_in] = (
-                weight.permute(0, 2, 3, 1)
-            )
+            taps = weight_CRrun[:, :, :num_taps].view(shape)
+            taps[..., :num_in] = weight.permute(0, 2, 3, 1)
             out_BL = x_BL.zero_()
             winners.input_grad(
                 weight_CRrun.numpy(), winner_BPC, grad_BPC, geometry, out_BL.numpy(), num_threads

@@ -104,7 +104,7 @@ def predict(
     ids: list[str] = []
     numbers: list[npt.NDArray[np.int64]] = []
     scores: list[Tensor] = []
-    known: dict[str, list[npt.NDArray[np.uint8]]] = {"tags": [], "mask": []}
+    known: dict[str, list[Tensor]] = {"tags": [], "mask": []}
     was_training = model.training
     model.eval()
     try:
@@ -120,16 +120,16 @@ def predict(
                 empty = mel.new_empty(batch["tags"].shape)
                 scores.append(score_windows(model, mel) if len(mel) else empty)
                 for key in known.keys() & batch.keys():
-                    known[key].append(batch[key].cpu().numpy().copy())
+                    known[key].append(batch[key].clone())
     finally:
         model.train(was_training)
-    labels = np.concatenate(known["tags"] or [np.empty((0, 0), np.uint8)])
+    # One copy from the device at the end: none waits for the device in between.
+    labels = torch.cat(known["tags"] or [torch.empty((0, 0), dtype=torch.uint8)]).cpu().numpy()
     return Predictions(
         ids=ids,
-        # One copy from the device at the end: none waits for the device in between.
         scores=torch.cat(scores).cpu().numpy() if scores else labels.astype(np.float32),
         labels=labels,
-        mask=np.concatenate(known["mask"]) if known["mask"] else None,
+        mask=torch.cat(known["mask"]).cpu().numpy() if known["mask"] else None,
         numbers=np.concatenate(numbers) if numbers else None,
     )
 
