@@ -17,7 +17,7 @@ from torch.nn import functional
 
 Pair = tuple[int, int]
 
-SPARSE_FROM = 8
+SPARSE_WEIGHT_GRAD, SPARSE_INPUT_GRAD = 4, 8
 """Cells of a pooling window from which on visiting the winners alone is faster."""
 
 
@@ -41,7 +41,7 @@ def conv(x_BCMT: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def conv_pool(x_BCMT: Tensor, weight: Tensor, bias: Tensor, pool: Pair) -> Tensor:
     """The same followed by max-pooling."""
     # Without numba torch's own operators do.
-    if pool[0] * pool[1] < SPARSE_FROM or importlib.util.find_spec("numba") is None:
+    if pool[0] * pool[1] < SPARSE_WEIGHT_GRAD or importlib.util.find_spec("numba") is None:
         return functional.max_pool2d(conv(x_BCMT, weight, bias), pool)
     y_BCP: Tensor = _ConvPool.apply(x_BCMT, weight, bias, pool)  # type: ignore[no-untyped-call]
     return y_BCP
@@ -121,7 +121,10 @@ class _ConvPool(torch.autograd.Function):
         grad_weight = grad_CRrun[:, :, :num_taps].reshape(shape)[..., :num_in].permute(0, 3, 1, 2)
 
         grad_x = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and pool[0] * pool[1] < SPARSE_INPUT_GRAD:
+            grad_BCMT = _unpooled(grad_BCP, winner_BCP, pool, (num_bands, num_frames))
+            grad_x = _conv_backward(grad_BCMT, x_BCMT, weight, (True, False, False))[0]
+        elif ctx.needs_input_grad[0]:
             weight_CRrun = torch.zeros(len(weight), num_rows, run)
             taps = weight_CRrun[:, :, :num_taps].view(shape)
             taps[..., :num_in] = weight.permute(0, 2, 3, 1)
@@ -130,7 +133,21 @@ class _ConvPool(torch.autograd.Function):
                 weight_CRrun.numpy(), winner_BPC, grad_BPC, geometry, out_BL.numpy(), num_threads
             )
             grad_x = cells(out_BL)
-        return grad_x, _laid_out_like(weight, grad_weight), grad_BCP.sum(dim=(0, 2, 3)), None
+        # A matrix product, which takes a fifth of sum()'s time.
+        grad_rows = torch.from_numpy(grad_BPC).flatten(0, 1)
+        grad_bias = torch.ones(1, len(grad_rows)).mm(grad_rows)[0]
+        return grad_x, _laid_out_like(weight, grad_weight), grad_bias, None
+
+
+def _unpooled(grad_BCP: Tensor, winner_BCP: Tensor, pool: Pair, size: tuple[int, int]) -> Tensor:
+    """The gradient before max-pooling: zeros but for the winners."""
+    shape = *grad_BCP.shape[:2], *size
+    # Asked for its shape alone.
+    like = torch.empty(shape, memory_format=torch.channels_last)
+    grad_BCMT: Tensor = torch.ops.aten.max_pool2d_with_indices_backward(
+        grad_BCP, like, list(pool), list(pool), [0, 0], [1, 1], False, winner_BCP
+    )
+    return grad_BCMT
 
 
 def _channels_inside(x_BCP: Tensor) -> Tensor:
