@@ -124,6 +124,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     state = runtime.from_first_rank(newest, ranks)
     if options.batch_size:
         config = batch_size.resolve(config, options.batch_size, state, manifest, device, ranks)
+        runs.check_shards(store.name, manifest, config)
     identity = checkpoint.identity(config, manifest)
     progress = checkpoint.Progress()
     if state is not None:

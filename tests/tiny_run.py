@@ -75,33 +75,35 @@ def load_eval() -> ModuleType:
     return module
 
 
-def start(script: str, *argv: str) -> subprocess.Popen[str]:
-    """Starts a script of the repository."""
+def start(script: str, *argv: str, **extra: str) -> subprocess.Popen[str]:
+    """Starts a script of the repository; ``extra`` are variables of its environment."""
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / script), *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
-        env=environment(),
+        env=environment(**extra),
     )
 
 
-def run_script(script: str, *argv: str) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *argv: str, **extra: str) -> subprocess.CompletedProcess[str]:
     """Runs a script of the repository to its end."""
-    process = start(script, *argv)
+    process = start(script, *argv, **extra)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def torchrun(num_ranks: int, script: Path, *argv: str) -> subprocess.CompletedProcess[str]:
-    """Runs a script on several ranks of this machine."""
+def start_torchrun(
+    num_ranks: int, script: Path, *argv: str, options: tuple[str, ...] = ()
+) -> subprocess.Popen[str]:
+    """Starts a script on several ranks of this machine, in a session of their own."""
     # OMP_NUM_THREADS is left to torchrun, as for a user; it chooses one thread.
     env = {k: v for k, v in environment().items() if k != "OMP_NUM_THREADS"}
     env["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", *options),
             *("--nproc-per-node", str(num_ranks), str(script), *argv),
         ],
         stdout=subprocess.PIPE,
@@ -109,7 +111,17 @@ def torchrun(num_ranks: int, script: Path, *argv: str) -> subprocess.CompletedPr
         text=True,
         cwd=REPOSITORY,
         env=env,
+        start_new_session=True,
     )
+
+
+def torchrun(num_ranks: int, script: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script on several ranks of this machine, to its end."""
+    return end_of(start_torchrun(num_ranks, script, *argv))
+
+
+def end_of(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Waits for the end of :func:`start_torchrun`."""
     try:
         out, err = process.communicate(timeout=240)
     except subprocess.TimeoutExpired:

@@ -23,7 +23,6 @@ import contextlib
 import json
 import mmap
 import os
-import signal
 import socket
 import struct
 import sys
@@ -165,8 +164,6 @@ def _receive(connection: socket.socket, num_bytes: int) -> bytes:
 
 def main(settings: dict[str, int | dict[str, object] | None]) -> None:
     """Serves on the socket and memory that the training process has handed down."""
-    # A Ctrl-C is for the training process, which ends this one when it is ready to.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = socket.socket(fileno=settings["socket"])  # type: ignore[arg-type]
     memory = mmap.mmap(settings["memory"], settings["num_bytes"])  # type: ignore[arg-type]
     read: ReadRow = read_row

@@ -14,7 +14,7 @@ they lie in the shards, so rows of ``mel`` are contiguous and the batch as a who
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,7 +194,7 @@ class ShardLoader:
         self._position = self._resume_at = int(state["clips"]) // self.batch_size
         self.num_refused = int(state["refused"]) if self.rank == 0 else 0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         start, self._resume_at = self._resume_at, 0
         if not start:
             self.num_refused = 0

@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -75,7 +76,7 @@ class ReadingProcesses:
                 "json_at": json_at,
                 "foreign": foreign,
             }
-            with theirs:
+            with theirs, _deaf():
                 process = subprocess.Popen(  # noqa: S603 (our own file, no shell)
                     # -P: the folder of rows.py holds modules, not a program's parts.
                     [sys.executable, "-P", str(Path(rows.__file__)), json.dumps(settings)],
@@ -159,6 +160,23 @@ class ReadingProcesses:
                 f"a reading process {how}: is the machine out of memory? "
                 "train.loader_workers = 0 reads in the training process"
             ) from None
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What starts in here never hears SIGINT and SIGTERM, not even before its first line.
+
+    Keyboards, `timeout` and job managers send them to all processes of a program. The training
+    process still needs its readers then, and ends them when it is ready to.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(processes: list[subprocess.Popen[bytes]], sockets: list[socket.socket]) -> None:

@@ -52,7 +52,7 @@ def resolve(
     Raises:
         ValueError: neither.
     """
-    if wanted.isdigit() and int(wanted) > 0:
+    if wanted.isdecimal() and int(wanted) > 0:
         return with_batch_size(config, int(wanted))
     if wanted != "auto":
         raise ValueError(f"--batch-size {wanted}: must be a whole number above 0, or auto")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,16 +34,20 @@ class Profile:
     def __enter__(self) -> Self:
         if self._folder is None:
             return self
-        from torch import profiler
+        from torch import cuda, profiler
 
         self._folder.mkdir(parents=True, exist_ok=True)
         steps = profiler.schedule(wait=NUM_WAITING, warmup=NUM_WARMING, active=NUM_STEPS, repeat=1)
+        kinds = profiler.ProfilerActivity
         self._profiler = profiler.profile(
-            schedule=steps, on_trace_ready=self._write, record_shapes=True, profile_memory=True
+            activities=[kinds.CPU, *[kinds.CUDA] * cuda.is_available()],
+            schedule=steps,
+            on_trace_ready=self._write,
+            record_shapes=True,
+            profile_memory=True,
+            acc_events=True,  # there is but one cycle; without, torch warns of others
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that earlier cycles are cleared
-            self._profiler.__enter__()
+        self._profiler.__enter__()
         return self
 
     def __exit__(

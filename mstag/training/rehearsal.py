@@ -6,6 +6,7 @@ and removed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -47,18 +48,20 @@ def rehearse(
         ValueError, OSError: what would have stopped the training.
     """
     ranks, settings = engine.ranks, config.train
+    runtime.on_first_rank(lambda: runs.check_place(run), ranks)
     total_steps = len(loader) * settings.epochs
     step_s, step = [], progress.step
-    batches = iter(loader)
-    for _ in range(NUM_STEPS):
-        started = time.perf_counter()
-        batch = next(batches, None)
-        if batch is None:  # the run stands at the very end of an epoch
-            break
-        engine.step(batch, step, learning_rate_at(step, total_steps, settings))
-        loss, _ = engine.read_means()
-        step_s.append(time.perf_counter() - started)
-        step += 1
+    with contextlib.closing(iter(loader)) as batches:
+        for _ in range(NUM_STEPS):
+            started = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:  # the run stands at the very end of an epoch
+                break
+            engine.step(batch, step, learning_rate_at(step, total_steps, settings))
+            loss, _ = engine.read_means()
+            step_s.append(time.perf_counter() - started)
+            step += 1
+    loader.close()
     score_s = _score_one_batch(engine, store)
 
     state = {

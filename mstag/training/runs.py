@@ -21,6 +21,8 @@ CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 FINISHED = "finished.json"
+OWN_FILES = (CONFIG, FINISHED, "metrics.jsonl", "eval-test.json", "scores-test.npz")
+"""What the training writes into the folder itself."""
 
 
 def open_run(run: Path, settings: config.Config, *, fresh: bool) -> None:
@@ -32,12 +34,8 @@ def open_run(run: Path, settings: config.Config, *, fresh: bool) -> None:
     Raises:
         ValueError: the folder holds something else than a run.
     """
-    if run.exists() and not run.is_dir():
-        raise ValueError(f"--out {run}: is a file; name a folder for the run")
-    if run.is_dir() and any(run.iterdir()) and not (run / CONFIG).exists():
-        raise ValueError(
-            f"--out {run}: holds files but no {CONFIG}, so it is not a run; name another folder"
-        )
+    check_place(run)
+    files.remove_leftovers(run, OWN_FILES)
     if fresh and (run / CONFIG).exists():
         aside = free_name(run)
         run.rename(aside)
@@ -45,6 +43,24 @@ def open_run(run: Path, settings: config.Config, *, fresh: bool) -> None:
     run.mkdir(parents=True, exist_ok=True)
     (run / FINISHED).unlink(missing_ok=True)
     files.write_text(run / CONFIG, config.to_toml(settings))
+
+
+def check_place(run: Path) -> None:
+    """Refuses a folder in which there cannot be a run, changing nothing.
+
+    Raises:
+        ValueError: it holds something else, or is none.
+    """
+    for place in (run, *run.absolute().parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"--out {run}: {place} is a file; name a folder for the run")
+    if not run.is_dir() or (run / CONFIG).exists():
+        return
+    # A start that was killed may have left the half of a config.
+    if any(not path.name.startswith(f".{CONFIG}.") for path in run.iterdir()):
+        raise ValueError(
+            f"--out {run}: holds files but no {CONFIG}, so it is not a run; name another folder"
+        )
 
 
 def free_name(run: Path) -> Path:
