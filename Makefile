@@ -19,7 +19,7 @@ RUN    := runs/$(DATASET)
 LAUNCH := $(if $(filter-out 0 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup shards train eval watch dashboard test lint style bench clean
+.PHONY: help setup shards train eval watch dashboard sweep test lint style bench clean
 
 help: ## this list
 	@echo "make TARGET [DATASET=demo] [DATA=folder] [GPUS=N] [FRESH=1] [ARGS=\"...\"]"
@@ -53,6 +53,9 @@ watch: setup ## follow a training and score each new checkpoint on the validatio
 
 dashboard: setup ## open what there is to look at: W&B online, else its terminal viewer
 	@$(BIN)/mstag dashboard $(RUN) $(ARGS)
+
+sweep: shards ## try settings of configs/sweep.yaml, drawn at random -> runs/DATASET-sweep
+	@$(BIN)/mstag sweep configs/sweep.yaml --config $(CONFIG) --shards $(SHARDS) --out $(RUN)-sweep $(ARGS)
 
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n auto $(ARGS)

@@ -39,6 +39,7 @@ class Options:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("more", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
 @click.option("--config", "path", type=Path, required=True, help="Settings, a TOML file.")
 @click.option("--shards", help="Folder of shards, or its address.  [default: shards/DATASET]")
 @click.option("--out", "run", type=Path, help="Run folder.  [default: runs/DATASET]")
@@ -59,19 +60,20 @@ def main(
     shards: str | None,
     run: Path | None,
     overrides: tuple[str, ...],
+    more: tuple[str, ...],
     compile: bool,  # noqa: A002 (click names it after the option)
     **options: Any,
 ) -> None:
     """Trains a tagger on shards, and scores it on their test split.
 
-    A run that was cut short goes on by the same command.
+    SECTION.KEY=VALUE is short for --set SECTION.KEY=VALUE. A run that was cut short goes on by
+    the same command.
     """
     with Stop() as stop:
         # ---- Settings and data: checked before torch takes its seconds ----------------------
-        if compile:
-            overrides = (*overrides, "train.compile=true")
+        overrides = (*overrides, *more, *(["train.compile=true"] if compile else []))
         config = load_config(path, overrides)
-        run = run or Path("runs") / config.dataset.name
+        run = run or runs.default_folder(config.dataset.name)
         store = runs.open_shards(shards, config.dataset.name, config.train)
         runs.check_shards(store.name, store.manifest, config)
         with importing("torch"):

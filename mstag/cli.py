@@ -184,6 +184,50 @@ def dashboard(run: Path) -> None:
 
 
 @cli.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="SWEEP.yaml")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), required=True)
+@click.option("--shards", help="Folder of shards, or its address.  [default: shards/DATASET]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the runs.")
+@click.option("--count", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--local", is_flag=True, help="Draws here, even if W&B could be asked to.")
+def sweep(
+    path: Path,
+    config_path: Path,
+    shards: str | None,
+    out: Path,
+    count: int,
+    seed: int,
+    local: bool,
+) -> None:
+    """Try settings drawn at random, and rank them by their validation score.
+
+    With an API key W&B draws them, from the same file, and shows them as a sweep.
+    """
+    from mstag import config
+    from mstag.training import sweep as search
+    from mstag.training import tracking
+
+    settings = config.load_config(config_path).wandb
+    search.read_sweep(path)
+    if not local and tracking.can_go_online(settings):
+        search.run_online(path, settings, count)
+        return
+    train = [sys.executable, "train.py", "--config", str(config_path)]
+    train += ["--shards", shards] if shards else []
+    parameters = search.read_sweep(path)
+    trials = search.run_sweep(
+        parameters,
+        train,
+        out,
+        count=count,
+        seed=seed,
+        show=lambda so_far: click.echo(search.as_table(so_far).expandtabs(24), err=True),
+    )
+    click.echo(search.as_table(trials), nl=False)
+
+
+@cli.command()
 @click.option("--quiet", is_flag=True, help="Say nothing when all is well.")
 def doctor(quiet: bool) -> int:
     """Say what this machine has, and what is wrong with it (exit code 1)."""

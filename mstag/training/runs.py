@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def check_place(run: Path) -> None:
         raise ValueError(
             f"--out {run}: holds files but no {CONFIG}, so it is not a run; name another folder"
         )
+
+
+def default_folder(name: str) -> Path:
+    """Where the run of a dataset goes; each trial of a W&B sweep has a folder of its own."""
+    sweep, trial = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    return Path("runs") / f"{name}-sweep" / trial if sweep and trial else Path("runs") / name
 
 
 def free_name(run: Path) -> Path:

@@ -187,6 +187,17 @@ def has_api_key(base_url: str) -> bool:
     return bool(hosts & set(machines))
 
 
+def can_go_online(config: WandbConfig) -> bool:
+    """Whether a run would be logged to W&B's servers: wanted or not ruled out, and with a key."""
+    if wanted_mode(config) in ("offline", "disabled"):
+        return False
+    try:
+        import wandb
+    except ImportError:
+        return False
+    return has_api_key(wandb.setup().settings.base_url)
+
+
 def read_url(run: Path) -> str | None:
     """The address of a run's W&B page; None where it was never online."""
     try:
@@ -282,6 +293,8 @@ def _init(
 
 def _run_id(home: Path) -> str:
     """The id under which W&B knows a run, drawn once and kept beside W&B's own files."""
+    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
+        return os.environ["WANDB_RUN_ID"]  # an agent of a W&B sweep has drawn it
     path = home / "wandb" / "run-id"
     try:
         return path.read_text(encoding="utf-8").strip()
