@@ -152,25 +152,43 @@ def serve(model: Path | None, port: int, device: str) -> None:
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, type=RUN, metavar="RUN...")
-@click.option("--out", type=click.Path(path_type=Path), help="[default: report.html in the run]")
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Write one HTML page on one or several runs: scores, curves, tags."""
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Page to write.  [default: report.html in the run; of several runs, here]",
+)
+@click.option("--data", type=RUN, help="Folder of the audio files: lets the page play clips.")
+@click.option("--shards", type=RUN, help="Folder of the shards.  [default: shards/DATASET]")
+def report(
+    runs: tuple[Path, ...], out: Path | None, data: Path | None, shards: Path | None
+) -> None:
+    """Write one HTML page on one or several runs: scores, curves, tags, clips to listen to.
+
+    It needs no network and no account; of several runs it shows the differences to the first.
+    """
     from mstag.training.report import write_report
 
     out = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
-    write_report(runs, out)
+    for words in write_report(runs, out, data=data, shards=shards):
+        click.echo(f"mstag: note: {words}", err=True)
     click.echo(out)
 
 
 @cli.command()
 @click.argument("run", type=RUN)
 def dashboard(run: Path) -> None:
-    """Open what there is to look at: W&B online, else its viewer in this terminal."""
+    """Open what there is to look at: W&B online, laid out by us, else its terminal viewer."""
     from mstag.training.dashboard import find_view
 
     view = find_view(run)
     in_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if view.kind == "online":
+        from mstag.training import workspace
+
+        try:
+            click.echo(workspace.save(view.where))
+        except ValueError as error:
+            click.echo(f"mstag: {error}", err=True)
         click.echo(view.where)
         webbrowser.open(view.where)
     elif view.kind == "offline" and in_terminal:
@@ -206,11 +224,11 @@ def sweep(
     """
     from mstag import config
     from mstag.training import sweep as search
-    from mstag.training import tracking
+    from mstag.training import wandb_run
 
     settings = config.load_config(config_path).wandb
     search.read_sweep(path)
-    if not local and tracking.can_go_online(settings):
+    if not local and wandb_run.can_go_online(settings):
         search.run_online(path, settings, count)
         return
     train = [sys.executable, "train.py", "--config", str(config_path)]
