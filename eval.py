@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mstag.console import importing, main_guard
+from mstag.console import importing, main_guard, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -88,8 +88,12 @@ def main(
         else:
             split = split or "test"
             score_best(source, shards, s3_endpoint, split, picked, ranks, options, json_path)
-    finally:
-        runtime.stop_ranks()
+    except RuntimeError as error:
+        if not runtime.is_lost_rank(error):
+            raise
+        raise ValueError(f"lost the connection to another rank ({one_line(error)})") from None
+    # Not after an error: NCCL would wait for ranks that wait for this one.
+    runtime.stop_ranks()
 
 
 def score_best(
@@ -105,12 +109,13 @@ def score_best(
     """Scores a run's best weights, or a bundle, once."""
     from mstag import config
     from mstag.models.bundle import load_bundle
-    from mstag.training import checkpoint, runs, score
+    from mstag.training import checkpoint, lineage, runs, score, tracking
+    from mstag.training.wandb_media import Evaluation
 
     is_run = (source / runs.CONFIG).exists()
     bundle = load_bundle(source / runs.BEST if is_run else source, device)
-    train_config = runs.read_config(source).train if is_run else config.TrainConfig()
-    store = open_shards(shards, str(bundle.dataset["name"]), train_config, s3_endpoint)
+    settings = runs.read_config(source) if is_run else config.Config()
+    store = open_shards(shards, str(bundle.dataset["name"]), settings.train, s3_endpoint)
     trained_on = checkpoint.model_identity(bundle.features, bundle.tag_names)
     checkpoint.check_fits(source, trained_on, store.name, store.manifest)
     report, predictions = score.score_split(
@@ -121,6 +126,11 @@ def score_best(
         if is_run:
             score.write_eval(source, report, predictions)
         show(report, json_path)
+        if is_run:
+            shown = lineage.run_settings(settings, store, checkpoint_digest=bundle.digest)
+            evaluation = Evaluation(report, predictions, bundle.thresholds, bundle.model)
+            epoch = bundle.scores.get("epoch", 0)
+            tracking.show_evaluation(source, shown, settings.wandb, store, evaluation, epoch=epoch)
 
 
 def watch_run(

@@ -19,8 +19,8 @@ from typing import Any
 
 import click
 
-from mstag.config import Config, load_config, to_tables
-from mstag.console import importing, main_guard
+from mstag.config import Config, load_config
+from mstag.console import importing, main_guard, one_line
 from mstag.data.store import Store
 from mstag.stopping import Stop, Stopped
 from mstag.training import runs
@@ -77,23 +77,29 @@ def main(
         store = runs.open_shards(shards, config.dataset.name, config.train)
         runs.check_shards(store.name, store.manifest, config)
         with importing("torch"):
-            import torch  # noqa: F401
+            import torch
         from mstag import runtime
 
         try:
             train(config, store, run, Options(**options), stop)
         except Stopped as stopped:
+            runtime.stop_ranks()
             raise SystemExit(stopped.exit_code) from None
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"not enough memory on the device ({one_line(error)[:120]}): take a smaller batch "
+                "(--batch-size auto finds what fits) or more pieces (train.accumulate_steps)"
+            ) from None
         except RuntimeError as error:
             if not runtime.is_lost_rank(error):
                 raise
             raise ValueError(
-                f"rank {runtime.read_ranks().rank}: lost the connection to another rank, which "
-                "has ended; the same command goes on from the newest checkpoint (by itself with "
-                "torchrun --max-restarts N)"
+                f"rank {runtime.read_ranks().rank}: lost the connection to another rank "
+                f"({one_line(error)[:120]}); the same command goes on from the newest checkpoint "
+                "(by itself with torchrun --max-restarts N)"
             ) from None
-        finally:
-            runtime.stop_ranks()
+        # Not after an error: NCCL would wait for ranks that wait for this one.
+        runtime.stop_ranks()
 
 
 def train(config: Config, store: Store, run: Path, options: Options, stop: Stop) -> None:
@@ -106,10 +112,12 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     from mstag.models.bundle import load_bundle, save_bundle
     from mstag.training import batch_size, checkpoint, rehearsal, score
     from mstag.training.assembly import make_engine, make_loader
-    from mstag.training.display import Clock, Display
+    from mstag.training.display import Clock, Display, peak_memory_gb
+    from mstag.training.lineage import run_settings
     from mstag.training.profiling import Profile
     from mstag.training.schedule import learning_rate_at
     from mstag.training.tracking import Tracker
+    from mstag.training.wandb_media import Evaluation
 
     # ---- Ranks: one process per GPU under torchrun, else this one alone ---------------------
     device = runtime.pick_device(config.train.device, runtime.read_ranks().local_rank)
@@ -120,8 +128,11 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     manifest = store.manifest
 
     # ---- The run so far, the settings for it, its data --------------------------------------
+    # Anew is what somebody asks for once, not torchrun or Slurm at each of their restarts.
+    fresh = options.fresh and not runtime.is_restart()
+
     def newest() -> dict[str, Any] | None:
-        return None if options.fresh else checkpoint.load_newest(run / runs.CHECKPOINTS)
+        return None if fresh else checkpoint.load_newest(run / runs.CHECKPOINTS)
 
     state = runtime.from_first_rank(newest, ranks)
     if options.batch_size:
@@ -157,7 +168,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     if options.dry_run:
         rehearsal.rehearse(engine, loader, store, run, config, progress, identity)
         return
-    runtime.on_first_rank(lambda: runs.open_run(run, config, fresh=options.fresh), ranks)
+    runtime.on_first_rank(lambda: runs.open_run(run, config, fresh=fresh), ranks)
     save_best = functools.partial(
         save_bundle,
         run / runs.BEST,
@@ -174,9 +185,10 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     tracker = Tracker(
         run,
         config.wandb,
-        {**to_tables(config), **resolved, "dataset_digest": manifest.digest},
+        run_settings(config, store, **resolved) if ranks.is_first else {},
         num_lines=progress.num_lines,
         active=ranks.is_first,
+        store=store,
     )
 
     def axes() -> dict[str, Any]:
@@ -229,6 +241,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                             "train/grad_norm": grad_norm,
                             "train/clips_per_s": steps_per_s * config.train.batch_size,
                             "train/data_wait": data_wait,
+                            "train/memory_gb": peak_memory_gb(device),
                         }
                         tracker.log(axes() | line)
                         display.line(progress.epoch + 1, line)
@@ -245,13 +258,17 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                     "valid",
                     device=device,
                     ranks=ranks,
+                    num_workers=config.train.loader_workers,
                     num_resamples=0,
                     between_batches=end_if_asked,
                 )
                 valid = {key: report[key] for key in ("roc_auc", "pr_auc", "loss")}
                 ledger = loader.ledger(refused())
                 scored = {f"valid/{key}": value for key, value in valid.items()}
-                tracker.log(axes() | ledger | scored)
+                weights = {
+                    "train/weight_norm": engine.weight_norm(),
+                    "train/ema_distance": engine.ema_distance(),
+                }
                 progress.epoch += 1
                 is_best = progress.note_score(report["roc_auc"])
                 if is_best and ranks.is_first:
@@ -260,6 +277,12 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                     )
                     scores = {"epoch": progress.epoch, "valid": valid}
                     save_best(model, thresholds=thresholds.tolist(), scores=scores)
+                tracker.evaluation(
+                    axes() | ledger | scored | weights,
+                    Evaluation(report, predictions, model=model),
+                    is_best=is_best,
+                    is_last=progress.is_over(config.train),
+                )
                 loader.set_epoch(progress.epoch)
                 saved_at = save()
                 clips_per_s = steps_per_s * config.train.batch_size
@@ -283,7 +306,11 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                     between_batches=end_if_asked,
                 )
                 test = {key: report[key] for key in ("roc_auc", "pr_auc")}
-                tracker.log(axes() | {f"test/{key}": value for key, value in test.items()})
+                tracker.evaluation(
+                    axes() | {f"test/{key}": value for key, value in test.items()},
+                    Evaluation(report, predictions, best.thresholds, best.model),
+                    is_last=True,
+                )
                 test_report = score.full_report(report, manifest, best.digest)
                 if ranks.is_first:
                     score.write_eval(run, test_report, predictions)
@@ -293,6 +320,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
             save()
             log.info(f"stopped after step {progress.step}; the same command goes on from there")
             raise
+        tracker.bundle(run / runs.BEST)
         if ranks.is_first:
             runs.finish(run, dataclasses.asdict(progress))
             click.echo(runs.ending(run, test_report, tracker.dashboard, manifest.features))

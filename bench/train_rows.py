@@ -214,8 +214,7 @@ def measure(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     device = runtime.pick_device(args.device, ranks.local_rank)
     if not row.is_peer:
         ranks = runtime.start_ranks(device)
-        if device.type == "cpu":
-            runtime.keep_freed_memory()
+        runtime.prepare_device(device)
     if row.num_threads:
         torch.set_num_threads(row.num_threads)
     torch.manual_seed(0)

@@ -203,7 +203,8 @@ class TrainConfig:
     """torch.compile the network: a minute or so at the start, faster steps on GPUs. Needs a
     compiler (g++ for CPUs, gcc or clang for GPUs)."""
     sync_batchnorm: bool = True
-    """BatchNorm over the clips of all ranks; on GPUs alone, CPU ranks normalise by their own."""
+    """BatchNorm over the clips of all ranks, which waits for the GPU at each of its layers; on
+    GPUs alone, CPU ranks normalise by their own."""
     channels_last: bool = True
     """Memory layout of activations; the faster one on CPUs and on tensor cores."""
     mixup_alpha: float = 0.0
@@ -316,6 +317,9 @@ class WandbConfig:
     """W&B team or user; empty: the account's default."""
     group: str = ""
     """W&B group, for runs that belong together; empty: the run and what watches it."""
+    audio_dir: str = ""
+    """Folder of the clips' audio (data/NAME), a few of which can then be played in W&B; empty:
+    none is sent."""
 
     def __post_init__(self) -> None:
         checks.one_of("wandb.mode", self.mode, WANDB_MODES)

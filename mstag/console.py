@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -26,6 +27,10 @@ def main_guard(command: click.Command, prog: str) -> NoReturn:
         code = _exit_code(command, prog)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Exception:
+        # A rank must be seen to die: taking NCCL down would wait for the others, who wait for it.
+        traceback.print_exc()
+        code = 1
     end_process(code)
 
 

@@ -18,7 +18,8 @@ _LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; on success it becomes ``path``, durably.
 
-    An exception inside removes the temporary file and leaves ``path`` as it was.
+    An exception inside removes the temporary file and leaves ``path`` as it was. An OSError
+    that does not say which file it is about, as a full disk's, is given the name of this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -32,9 +33,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -10,7 +10,9 @@ import contextlib
 import logging
 import os
 import random
+import secrets
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,16 +55,58 @@ def read_ranks() -> Ranks:
 
 
 def start_ranks(device: torch.device) -> Ranks:
-    """Joins the process group, if there is more than one rank, and sets the CPU threads."""
+    """Joins the process group, if there is more than one rank, and sets the CPU threads.
+
+    Raises:
+        ValueError: the ranks do not find each other.
+    """
     import torch
 
     ranks = read_ranks()
     torch.set_num_threads(num_cpu_threads(ranks))
     if ranks.world_size > 1 and not torch.distributed.is_initialized():
+        from torch.distributed.rendezvous import rendezvous
+
         # gloo beside nccl: whole numbers and Python objects are agreed on without the GPU.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend)
+        try:
+            store, rank, world_size = next(rendezvous("env://"))
+            torch.distributed.init_process_group(
+                backend, store=_fresh_store(store, ranks), rank=rank, world_size=world_size
+            )
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"rank {ranks.rank} of {ranks.world_size}: the ranks do not find each other "
+                f"({reason}); look at MASTER_ADDR and MASTER_PORT, or let torchrun set them "
+                "(--standalone on one machine)"
+            ) from None
     return ranks
+
+
+def _fresh_store(store: Any, ranks: Ranks) -> Any:
+    """A corner of the ranks' store in which no earlier attempt has left anything.
+
+    torchrun keeps one store for all its restarts, which torch 2.11 takes for a new one each
+    time: a second attempt would find the addresses of the first's ranks, and wait for them.
+    Rank 0 draws a name, and tells it to whoever asks: an earlier attempt's question may lie
+    there too, and is answered in vain. Restarts are not numbered alike on all machines.
+    """
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    drawn = secrets.token_hex(8)
+    if not ranks.is_first:
+        store.set(f"mstag/question/{ranks.rank}", drawn)
+        name = store.get(f"mstag/answer/{drawn}").decode()
+        store.set(f"mstag/met/{name}/{ranks.rank}", "")
+        return PrefixStore(f"mstag/{name}", store)
+    for rank in range(1, ranks.world_size):
+        while not store.check([f"mstag/met/{drawn}/{rank}"]):
+            if store.check([f"mstag/question/{rank}"]):
+                question = store.get(f"mstag/question/{rank}").decode()
+                store.set(f"mstag/answer/{question}", drawn)
+            time.sleep(0.01)
+    return PrefixStore(f"mstag/{drawn}", store)
 
 
 def stop_ranks() -> None:
@@ -109,7 +153,8 @@ def on_first_rank(action: Callable[[], None], ranks: Ranks) -> None:
         if ranks.is_first:
             action()
     except BaseException:
-        largest_over_ranks(1, ranks)
+        with contextlib.suppress(RuntimeError):  # another rank is gone: that is not the reason
+            largest_over_ranks(1, ranks)
         raise
     if largest_over_ranks(0, ranks):
         sys.exit(1)
@@ -143,6 +188,12 @@ def is_lost_rank(error: BaseException) -> bool:
         isinstance(error, RuntimeError)
         and ("gloo" in text.lower() or "Connection closed by peer" in text)
     )
+
+
+def is_restart() -> bool:
+    """Whether torchrun or Slurm has started this by itself, after an earlier attempt."""
+    counts = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(os.environ.get(name, "0") != "0" for name in counts)
 
 
 def num_cpu_threads(ranks: Ranks) -> int:

@@ -9,8 +9,9 @@ import numpy as np
 
 from mstag.config import FeatureConfig
 from mstag.data.features import hz_to_mel
+from mstag.data.samples import Source
 from mstag.data.store import Folder
-from mstag.show import plots, vector
+from mstag.show import plots, vector, wording
 from mstag.show.page import (
     Cell,
     Drawing,
@@ -23,9 +24,9 @@ from mstag.show.page import (
     Points,
     Table,
 )
+from mstag.show.wording import count, hours, percent
 from shard_tools import report, report_words
-from shard_tools.report_words import count, hours, percent
-from shard_tools.survey import Source, Survey
+from shard_tools.survey import Survey
 
 MAX_MAPPED = 60
 """Tags on the map of co-occurrence; more cannot be read."""
@@ -41,9 +42,9 @@ def before_training(looked_at: Survey, found: dict[str, Any]) -> list[Item]:
     manifest = looked_at.manifest
     empty = [name for name, split in manifest.splits.items() if not split.clips]
     points = [(True, f"The split {name} is empty.") for name in empty]
-    points += report_words.leaks_in_words(manifest.leaks)
+    points += wording.leaks_in_words(manifest.leaks)
     if manifest.oracle_roc_auc is not None:
-        points.append(report_words.oracle_in_words(manifest.oracle_roc_auc))
+        points.append(wording.oracle_in_words(manifest.oracle_roc_auc))
     points += report_words.tags_in_words(found["counts"])
     points += report_words.clips_in_words(found)
     num_packed = sum(found["clips"].values())
@@ -77,7 +78,7 @@ def contents(looked_at: Survey, found: dict[str, Any]) -> list[Item]:
                 f"{about}{found['clips'][name]:,}",
                 f"{split.clips:,}",
                 f"{len(split.shards):,}",
-                report_words.size(num_bytes),
+                wording.size(num_bytes),
             ]
         )
     facts = {
@@ -86,7 +87,7 @@ def contents(looked_at: Survey, found: dict[str, Any]) -> list[Item]:
         + (", labels partly unknown (mask)" if found["is_partial"] else ""),
         "Features": report_words.features_in_words(manifest.features),
         "Split rule": manifest.split_rule,
-        "On disk": report_words.size(total_bytes),
+        "On disk": wording.size(total_bytes),
         "Digest": manifest.digest[:12],
     }
     if manifest.foreign:
@@ -291,12 +292,12 @@ def _clip_table(looked_at: Survey, rows: Sequence[int], unit: str) -> Table:
 def leaks(looked_at: Survey) -> list[Item]:
     """The split rule, and what it gives away."""
     manifest = looked_at.manifest
-    points = report_words.leaks_in_words(manifest.leaks)
+    points = wording.leaks_in_words(manifest.leaks)
     after: list[Item] = []
     if manifest.oracle_roc_auc is None:
         after.append("The no-audio oracle has no score: too little is known of the clips.")
     else:
-        points.append(report_words.oracle_in_words(manifest.oracle_roc_auc))
+        points.append(wording.oracle_in_words(manifest.oracle_roc_auc))
     kinds = list(dict.fromkeys(kind for split in manifest.leaks.values() for kind in split))
     rows = [
         [name, *("unknown" if (s := split.get(kind)) is None else percent(s) for kind in kinds)]

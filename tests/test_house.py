@@ -16,7 +16,7 @@ LEVELS = [
     {"mstag.tagging", "mstag.training"},
     {"mstag.models"},
     {"mstag.data"},
-    {"mstag.show", "mstag.metrics"},
+    {"mstag.show", "mstag.metrics", "mstag.curves"},
     {
         "mstag.checks",
         "mstag.config",

@@ -23,7 +23,7 @@ def cluster(tmp_path: Path) -> dict[str, str]:
     """A folder with commands, and the environment of a job on one machine with one rank."""
     commands = {
         ".venv/bin/torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
-        "bin/srun": 'exec "$@"',
+        "bin/srun": 'shift 2; exec "$@"',
         "bin/scontrol": '[ "$1" = show ] && echo localhost; echo "$@" >> scontrol.log',
     }
     for name, line in commands.items():

@@ -1,6 +1,8 @@
 """Signals: at once before there is something to save, remembered afterwards."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,20 @@ def test_ctrl_c_twice_ends_at_once_but_not_under_torchrun(monkeypatch: pytest.Mo
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         assert stop.number == signal.SIGINT
+
+
+DEAF = """
+import os, signal, sys, threading
+from mstag.stopping import Stop
+import torch
+with Stop():
+    threading.Timer(1.0, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+    store = torch.distributed.TCPStore("localhost", 0, None, True)
+    store.get("never")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_start_that_waits_inside_a_library_ends_too(number: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", DEAF, str(int(number))], timeout=60)
+    assert done.returncode == 128 + number

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from make_shards import make_shards
 
 import train
-from mstag.training import checkpoint
+from mstag.training import checkpoint, score
 from mstag.training.display import Display
 
 STEPS_PER_EPOCH = 25 // 4
@@ -237,3 +237,33 @@ def test_partial_labels_train_and_are_scored_where_known(tmp_path: Path) -> None
         for i in range(5)
     ]
     assert [tag["positives"] for tag in report["per_tag"]] == known_positives
+
+
+def test_fresh_is_meant_once_and_not_at_every_restart(
+    folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = tiny_run.arguments(folder, "restarted")
+    assert invoke(*longer, "--set", "train.epochs=1").exception is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert invoke(*longer, "--fresh").exception is None
+    assert not (folder / "restarted.1").exists()
+    tiny_run.assert_same_training(whole, folder / "restarted")
+
+
+def test_a_dry_run_of_a_run_that_stands_before_its_validation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = tiny_run.arguments(folder, "before-validation")
+    score_split = score.score_split
+
+    def told(*args: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score_split(*args, **options)
+
+    monkeypatch.setattr(score, "score_split", told)
+    assert invoke(*argv).exit_code == 143
+    monkeypatch.undo()
+    done = invoke(*argv, "--dry-run")
+    assert done.exception is None
+    assert f"goes on at step {STEPS_PER_EPOCH}" in done.stdout
+    assert "step:       none" in done.stdout

@@ -100,12 +100,16 @@ def test_profiling_changes_nothing_but_the_time(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch deprecates what its compiler uses
 def test_compiled_training_learns_the_same(folder: Path) -> None:
     try:
         network.check_compiler(torch.device("cpu"))
     except ValueError as error:
         pytest.skip(str(error))
-    plain, compiled = (tiny_run.arguments(folder, name) for name in ("eager", "compiled"))
+    # Without dropout, whose lots a compiled network draws in its own way.
+    plain, compiled = (
+        tiny_run.arguments(folder, name, "model.dropout=0") for name in ("eager", "compiled")
+    )
     assert invoke(*plain).exception is None
     assert invoke(*compiled, "--compile").exception is None
     assert runs.read_config(folder / "compiled").train.compile

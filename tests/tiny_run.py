@@ -134,7 +134,7 @@ def end_of(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    by_clock = ("train/clips_per_s", "train/data_wait")
+    by_clock = ("train/clips_per_s", "train/data_wait", "train/memory_gb", "track/share")
     return [{k: v for k, v in line.items() if k not in by_clock} for line in lines]
 
 

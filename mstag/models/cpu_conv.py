@@ -8,12 +8,16 @@ Shape suffixes: B clips, C channels, M mel bands, T frames; P pooled cells.
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+log = logging.getLogger("mstag")
 
 Pair = tuple[int, int]
 
@@ -40,11 +44,21 @@ def conv(x_BCMT: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def conv_pool(x_BCMT: Tensor, weight: Tensor, bias: Tensor, pool: Pair) -> Tensor:
     """The same followed by max-pooling."""
-    # Without numba torch's own operators do.
-    if pool[0] * pool[1] < SPARSE_WEIGHT_GRAD or importlib.util.find_spec("numba") is None:
+    if pool[0] * pool[1] < SPARSE_WEIGHT_GRAD or not _has_winners():
         return functional.max_pool2d(conv(x_BCMT, weight, bias), pool)
     y_BCP: Tensor = _ConvPool.apply(x_BCMT, weight, bias, pool)  # type: ignore[no-untyped-call]
     return y_BCP
+
+
+@functools.cache
+def _has_winners() -> bool:
+    """Whether the loops over winners can be compiled here; without, torch's operators do."""
+    try:
+        importlib.import_module("mstag.models.winners")
+    except Exception as error:  # no numba, one that does not fit numpy, no place to keep code
+        log.warning(f"training on this CPU is slower than it could be: numba: {error}")
+        return False
+    return True
 
 
 class _Conv(torch.autograd.Function):

@@ -32,7 +32,8 @@ class Predictions:
     mask: npt.NDArray[np.uint8] | None = None
     """1 = the label is known, (n, num_tags); None: all are."""
     numbers: npt.NDArray[np.int64] | None = None
-    """Which samples of their split they are, n; None: not of a split."""
+    """Which samples of their split they are, n (a clip of several windows: its first); None:
+    not of a split."""
 
 
 def chunk_starts(num_frames: int, chunk_frames: int) -> tuple[int, ...]:
@@ -134,6 +135,23 @@ def predict(
     )
 
 
+def predict_chunks(model: nn.Module, mel: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Scores of one window (M, T) over time, (N, K): of each chunk that the network takes."""
+    device = next(model.parameters()).device
+    mel_11MT = torch.as_tensor(mel, dtype=torch.float32, device=device)[None, None]
+    chunk_frames = frames_at_once(model)
+    starts = chunk_starts(mel_11MT.shape[-1], chunk_frames)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), _full_float32():
+            chunks = [mel_11MT[..., start : start + chunk_frames] for start in starts]
+            scores_NK: npt.NDArray[np.float32] = _score_chunks(model, chunks)[:, 0].cpu().numpy()
+    finally:
+        model.train(was_training)
+    return scores_NK
+
+
 def average_per_clip(predictions: Predictions) -> Predictions:
     """Averages the scores (sigmoids) of samples with the same id; clips in order of appearance.
 
@@ -159,12 +177,16 @@ def average_per_clip(predictions: Predictions) -> Predictions:
         scores=(sums / np.bincount(new_number)[:, None]).astype(np.float32),
         labels=predictions.labels[rows],
         mask=None if predictions.mask is None else predictions.mask[rows],
+        numbers=None if predictions.numbers is None else predictions.numbers[rows],
     )
 
 
 @contextlib.contextmanager
 def _full_float32() -> Iterator[None]:
-    """No autocast and no TF32; cudnn's convolutions use TF32 unless told otherwise."""
+    """No autocast, no TF32, which cudnn's convolutions use unless told otherwise.
+
+    Nor cudnn's benchmark, so that the same weights score the same each time.
+    """
     matmul_precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
     try:

@@ -61,8 +61,9 @@ caption { text-align: left; white-space: nowrap; font-weight: 600; padding: .4re
   border-width: 0 1px 1px 0; }
 .heat .warm { color: var(--on-warm); } .heat .hot { color: var(--on-hot); }
 .heat .none { background: repeating-linear-gradient(135deg, var(--soft) 0 2px, #0000 2px 5px); }
-.facts { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr; gap: .35rem 1.2rem; }
-.facts dt { color: var(--quiet); } .facts dd { margin: 0; min-width: 0; }
+.facts { display: grid; grid-template-columns: fit-content(36%) 1fr; gap: .35rem 1.2rem; }
+.facts dt { color: var(--quiet); min-width: min(6rem, 22vw); overflow-wrap: anywhere; }
+ .facts dd { margin: 0; min-width: 0; }
 .points { padding: 0; list-style: none; }
 .points li { border-left: 4px solid var(--good); padding: .1rem .8rem; margin: .5rem 0; }
 .points li.warn { border-color: var(--warn); }
@@ -74,10 +75,11 @@ figure img, figure svg { display: block; width: 100%; }
 figcaption { font-size: .85rem; color: var(--quiet); overflow-wrap: anywhere; }
 svg { height: auto; max-width: 34rem; }
 svg text { fill: currentColor; font-size: 11px; }
+svg .row { font-size: 10.5px; } svg .cell { fill: rgb(var(--heat)); }
+audio { display: block; width: 100%; max-width: 34rem; height: 2.6rem; }
 details { border-bottom: 1px solid var(--line); }
 summary { cursor: pointer; padding: .35rem 0; overflow-wrap: anywhere; }
-a:focus-visible, summary:focus-visible, .wide:focus-visible { outline: 2px solid;
-  outline-offset: 2px; }
+:is(a, audio, summary, .wide):focus-visible { outline: 2px solid; outline-offset: 2px; }
 """
 
 # What HTML forbids in text. Newlines and tabs are white space like any other.
@@ -140,6 +142,17 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
+class Audio:
+    """An audio file as it is, to be played."""
+
+    content: bytes
+    media_type: str
+    """Such as audio/mpeg."""
+    label: str
+    """What it is, for those who do not see the rest."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Terms and what there is to say of them."""
 
@@ -170,7 +183,7 @@ class Fold:
     is_open: bool = False
 
 
-Item = str | Table | Heat | Picture | Drawing | Facts | Points | Grid | Fold
+Item = str | Table | Heat | Picture | Drawing | Audio | Facts | Points | Grid | Fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +241,9 @@ def _html(item: Item) -> str:
             return _figure(image, caption) if caption else f"<p>{image}</p>"
         case Drawing(svg, caption):
             return _figure(svg, caption)
+        case Audio(content, media_type, label):
+            data = f"data:{escape(media_type)};base64,{base64.b64encode(content).decode()}"
+            return f'<audio controls aria-label="{escape(label)}" src="{data}"></audio>'
         case Facts(entries):
             rows = (f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in entries.items())
             return f'<dl class="facts">{"".join(rows)}</dl>'

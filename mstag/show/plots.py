@@ -155,6 +155,29 @@ def taggram(
     return _png(figure)
 
 
+def heat_map(
+    shares: NDArray[Any], names: Sequence[str], *, xlabel: str, ylabel: str, label: str
+) -> bytes:
+    """A square of shares, a row and a column per name; what is undefined is grey.
+
+    Args:
+        shares: (n, n), 0 to 1, or NaN.
+        names: of rows and columns.
+        xlabel: what a column is.
+        ylabel: what a row is.
+        label: what the shares are.
+    """
+    size_in = 2.2 + 0.13 * len(names)
+    figure, axes = _figure(width_in=size_in + 0.6, height_in=size_in)
+    axes.set_facecolor("#BBBBBB")
+    image = axes.imshow(np.asarray(shares, float), cmap="magma", vmin=0, vmax=1)
+    axes.set_xticks(np.arange(len(names)), names, fontsize=6, rotation=90)
+    axes.set_yticks(np.arange(len(names)), names, fontsize=6)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.7)
+    return _png(figure)
+
+
 def _figure(*, width_in: float, height_in: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 

@@ -19,7 +19,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 26, 38
 _DASHES = ("", "7 3", "2 3", "8 3 2 3")
 _LETTER = 6.2  # units, the mean width of a letter at font-size 11px
 
+_ROW = 15  # units from one row of a chart to the next
+_NAMES = 118  # units for the names of rows
+
 Ticks = Sequence[tuple[float, str]]
+Row = tuple[str, float, tuple[float, float] | None]
+"""Name, value, and the interval around it."""
 
 
 def lines(
@@ -72,6 +77,96 @@ def histogram(
         y = np.concatenate([[0.0], np.repeat(np.asarray(heights, float), 2), [0.0]])
         paths.append(_path(frame, x, y, number, is_filled=len(series) == 1))
     return frame.svg("".join(paths), list(series), xlabel, ylabel, alt, None)
+
+
+def dots(rows: Sequence[Row], *, xlabel: str, alt: str, reference: float | None = None) -> str:
+    """A value a row, as a dot on the line of its interval.
+
+    Args:
+        rows: from the top.
+        xlabel: what the values are, with their unit.
+        alt: the words for those who do not see it.
+        reference: a value that gets a line of its own, such as chance.
+    """
+    ends = [end for _, value, interval in rows for end in (value, *(interval or ()))]
+    low, high = _limits(np.array([*ends, *([] if reference is None else [reference])], float))
+    left, right, top = _NAMES + 6, WIDTH - 42, 8
+    bottom = top + _ROW * len(rows)
+
+    def place(value: float) -> float:
+        return left + (right - left) * (value - low) / (high - low)
+
+    marks, shapes = [f"M{left} {bottom}H{right}"], []
+    for tick in round_ticks(low, high, 5):
+        marks.append(f"M{place(tick):.1f} {top}V{bottom}")
+        shapes.append(_text(place(tick), bottom + 14, f"{tick:g}", "middle"))
+    if reference is not None:
+        at = place(reference)
+        shapes.append(
+            f'<path d="M{at:.1f} {top}V{bottom}" stroke="currentColor" stroke-dasharray="3 3">'
+            "</path>"
+        )
+    for number, (name, value, interval) in enumerate(rows):
+        y = top + _ROW * number + 7.5
+        if interval:
+            start, end = map(place, interval)
+            shapes.append(
+                f'<path d="M{start:.1f} {y}H{max(end, start + 0.5):.1f}" '
+                'style="stroke:var(--c0)" stroke-width="4" stroke-opacity=".4"></path>'
+            )
+        shapes.append(
+            f'<circle cx="{place(value):.1f}" cy="{y}" r="3.2" style="fill:var(--c0)"></circle>'
+            + _text(right + 6, y + 4, f"{value:.3f}")
+            + _row_name(name, y + 4)
+        )
+    shapes.append(_text((left + right) / 2, bottom + 30, xlabel, "middle"))
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {bottom + 36}" role="img" aria-label="{escape(alt)}">'
+        f'<path d="{"".join(marks)}" stroke="currentColor" stroke-opacity=".22"></path>'
+        f"{''.join(shapes)}</svg>"
+    )
+
+
+def shades(
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    *,
+    end: float,
+    xlabel: str,
+    alt: str,
+) -> str:
+    """Rows of cells that are the fuller of colour the nearer their value is to 1: a taggram.
+
+    Args:
+        names: of the rows, from the top.
+        values: 0 to 1, as many a row.
+        end: where the last column ends on the axis below; the first starts at 0.
+        xlabel: what that axis is, with its unit.
+        alt: the words for those who do not see it.
+    """
+    left, right, top = _NAMES + 6, WIDTH - _RIGHT, 4
+    bottom = top + _ROW * len(names)
+    parts = []
+    for number, (name, row) in enumerate(zip(names, values, strict=True)):
+        y = top + _ROW * number
+        width = (right - left) / max(1, len(row))
+        parts += [
+            f'<rect class="cell" x="{left + width * column:.1f}" y="{y}" width="{width:.1f}" '
+            f'height="{_ROW - 1}" fill-opacity="{value:.2f}"></rect>'
+            for column, value in enumerate(row)
+        ]
+        parts.append(_row_name(name, y + 11))
+    marks = [f"M{left} {top}H{right}V{bottom}H{left}Z"]
+    for tick in round_ticks(0.0, end, 6):
+        at = left + (right - left) * tick / end
+        marks.append(f"M{at:.1f} {bottom}v4")
+        parts.append(_text(at, bottom + 16, f"{tick:g}", "middle"))
+    parts.append(_text((left + right) / 2, bottom + 31, xlabel, "middle"))
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {bottom + 36}" role="img" aria-label="{escape(alt)}">'
+        f'<path d="{"".join(marks)}" fill="none" stroke="currentColor" stroke-opacity=".3"></path>'
+        f"{''.join(parts)}</svg>"
+    )
 
 
 def round_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -159,7 +254,7 @@ def _path(
     fill = f"var(--c{number % 4})" if is_filled else "none"
     return (
         f'<polyline points="{points}" style="stroke:var(--c{number % 4});fill:{fill}" '
-        f'fill-opacity=".35" stroke-width="1.7" stroke-dasharray="{_DASHES[number % 4]}">'
+        f'fill-opacity=".35" stroke-width="1.7" stroke-dasharray="{_dash(number)}">'
         "</polyline>"
     )
 
@@ -173,11 +268,27 @@ def _legend(names: list[str]) -> str:
         start = right - _LETTER * len(names[number])
         parts.append(
             f'<path d="M{start - 26:.1f} 10h22" style="stroke:var(--c{number % 4})" '
-            f'stroke-width="1.7" stroke-dasharray="{_DASHES[number % 4]}"></path>'
+            f'stroke-width="1.7" stroke-dasharray="{_dash(number)}"></path>'
             + _text(start, 14, names[number])
         )
         right = start - 36
     return "".join(parts)
+
+
+def _row_name(name: str, y: float) -> str:
+    """The name of a row, right-aligned; what does not fit is shown by the browser on hovering."""
+    most = int(_NAMES / 5.8)
+    shown = name if len(name) <= most else f"{name[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
+    whole = f"<title>{escape(name)}</title>" if shown != name else ""
+    return (
+        f'<text class="row" x="{_NAMES}" y="{y:.1f}" text-anchor="end">{whole}{escape(shown)}'
+        "</text>"
+    )
+
+
+def _dash(number: int) -> str:
+    """With the four colours, sixteen series that all differ."""
+    return _DASHES[(number + number // 4) % 4]
 
 
 def _text(x: float, y: float, words: str, anchor: str = "start") -> str:

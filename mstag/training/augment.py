@@ -129,8 +129,8 @@ def mixup(
     """Mixup (Zhang et al. 2018): w x + (1 - w) x of the partner, and so the labels.
 
     Partners are neighbours, rows 0 and 1, 2 and 3 and so on; an odd last row takes the one
-    before it. An epoch's order is random, so that neighbours are as good as drawn, and they
-    are on one rank whatever the number of ranks.
+    before it. An epoch's order is random, so that neighbours are as good as drawn; and where
+    every rank has an even number of clips, they are the same at any number of ranks.
 
     Args:
         x_B1MT: spectrograms.

@@ -130,6 +130,9 @@ def seconds_of_steps(
     Returns:
         Seconds, or None if there is not enough memory for a batch of ``num_clips``.
     """
+    # Not compiled: each trial would cost a minute, and leave its graphs behind.
+    train = dataclasses.replace(config.train, compile=False)
+    config = dataclasses.replace(config, train=train)
     precision = runtime.pick_precision(config.train.precision, device)
     features, num_tags = manifest.features, len(manifest.tag_names)
     shape = num_clips, 1, features.n_mels, features.num_frames

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mstag.training import tracking
+from mstag.training import wandb_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,5 +36,5 @@ def find_view(run: Path) -> View:
     newest = max(sessions, key=lambda session: session.name.removeprefix("offline-"))
     if newest.name.startswith("offline-"):
         return View("offline", str(newest))
-    url = tracking.read_url(run)
+    url = wandb_run.read_url(run)
     return View("online", url) if url else View("local", str(run / "metrics.jsonl"))

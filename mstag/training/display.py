@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
+
+import torch
 
 log = logging.getLogger("mstag")
 
@@ -113,6 +116,20 @@ class Display:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory that was in use, in GB (10**9 bytes).
+
+    Of a GPU's, since the last call, what tensors took. On a CPU, what this process had in
+    RAM since it started.
+    """
+    if device.type == "cuda":
+        num_bytes = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return num_bytes / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def duration(seconds: float) -> str:

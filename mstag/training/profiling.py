@@ -25,10 +25,12 @@ class Profile:
         self._folder = None if run is None else run / FOLDER
         self._rank = rank
         self._profiler: Any = None
+        self._num_steps = 0
 
     def step(self) -> None:
         """A training step is done."""
         if self._profiler is not None:
+            self._num_steps += 1
             self._profiler.step()
 
     def __enter__(self) -> Self:
@@ -58,6 +60,12 @@ class Profile:
     ) -> None:
         if self._profiler is not None:
             self._profiler.__exit__(kind, error, traceback)
+            if self._num_steps < NUM_WAITING + NUM_WARMING + NUM_STEPS:
+                log.warning(
+                    f"--profile: the training ended after {self._num_steps} steps, before "
+                    f"{NUM_STEPS} could be recorded: it takes "
+                    f"{NUM_WAITING + NUM_WARMING + NUM_STEPS}"
+                )
 
     def _write(self, profiler: Any) -> None:
         assert self._folder is not None
@@ -68,7 +76,7 @@ class Profile:
         table.write_text(
             profiler.key_averages().table(sort_by=order, row_limit=40) + "\n", encoding="utf-8"
         )
-        log.info(f"profile of {NUM_STEPS} steps: {table}, {trace}")
+        log.info(f"profile of training steps: {table}, {trace}")
 
 
 def _has_cuda_times(profiler: Any) -> bool:

@@ -21,7 +21,7 @@ from mstag.config import Config
 from mstag.data.store import Store
 from mstag.data.stream import ShardLoader
 from mstag.models.predict import predict
-from mstag.training import checkpoint, runs, tracking
+from mstag.training import checkpoint, runs, wandb_run
 from mstag.training.display import duration
 from mstag.training.engine import Engine
 from mstag.training.schedule import learning_rate_at
@@ -78,7 +78,7 @@ def rehearse(
         return
 
     num_valid = store.manifest.splits["valid"].clips
-    valid_s = score_s * num_valid / (CLIPS_PER_RANK * ranks.world_size)
+    valid_s = score_s * num_valid / min(num_valid, CLIPS_PER_RANK * ranks.world_size)
     steps_left = total_steps - progress.step
     epochs_left = settings.epochs - progress.epoch
     train_s = steps_left * (step_s[-1] if step_s else 0.0) + epochs_left * valid_s
@@ -90,14 +90,13 @@ def rehearse(
         f"training:   {settings.epochs} epochs of {len(loader)} steps of {settings.batch_size} "
         f"clips ({loader.num_clips} clips), {ranks.world_size} rank(s) on {engine.device}, "
         f"{engine.precision}",
-        *(
-            [f"step:       {step_s[-1]:.2f} s, the first {step_s[0]:.2f} s, loss {loss:.4f}"]
-            * bool(step_s)
-        ),
+        f"step:       {step_s[-1]:.2f} s, the first {step_s[0]:.2f} s, loss {loss:.4f}"
+        if step_s
+        else "step:       none: the run stands at the end of an epoch",
         f"evaluation: {num_valid} clips after each epoch, some {duration(valid_s)}",
         f"checkpoint: {num_bytes / 1e6:.0f} MB in {save_s:.2f} s, every "
         f"{settings.checkpoint_every_s:.0f} s and after each epoch",
-        f"tracking:   W&B {tracking.wanted_mode(config.wandb)}, metrics.jsonl",
+        f"tracking:   W&B {wandb_run.wanted_mode(config.wandb)}, metrics.jsonl",
         "test split: " + ("scored once, at the end" if has_test else "none"),
         f"in all:     some {duration(train_s)} from here",
     ]

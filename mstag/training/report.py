@@ -1,136 +1,85 @@
-"""Runs -> one HTML page: scores with intervals, what the split is worth, curves, tags."""
+"""Runs -> one HTML page: Score, Loss, Tags, Listen, Speed, Data, Settings.
+
+The same sections as the W&B workspace, for whoever has no account, is offline, or wants to
+send a run by mail. Each section has a room of its own (report_*.py): what report_read.py read
+goes in, a ``Section`` of mstag.show.page comes out.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mstag import files
-from mstag.show import plots
-from mstag.show.page import Picture, Section, Table, html_page
-
-CURVES = (
-    ("train/loss", "clips_seen", "Training loss", "binary cross-entropy"),
-    ("valid/loss", "epoch", "Validation loss", "binary cross-entropy"),
-    ("valid/roc_auc", "epoch", "Validation ROC-AUC", "macro ROC-AUC"),
-    ("valid/pr_auc", "epoch", "Validation PR-AUC", "macro PR-AUC"),
-    ("train/lr", "clips_seen", "Learning rate", "learning rate"),
-    ("train/clips_per_s", "clips_seen", "Throughput", "clips/s"),
-)
-"""Metric, its step axis, title, unit: the keys of metrics.jsonl and W&B."""
+from mstag.data.store import Folder, Store
+from mstag.show.page import html_page
+from mstag.training import report_curves, report_data, report_listen, report_score, report_tags
+from mstag.training.report_read import Run, read_runs
 
 
-def write_report(runs: Sequence[Path], out: Path) -> None:
+def write_report(
+    folders: Sequence[Path], out: Path, *, data: Path | None = None, shards: Path | None = None
+) -> list[str]:
     """Writes one self-contained page on one or several runs.
 
+    Args:
+        folders: the run folders; differences are to the first.
+        out: the page, a file that ends in .html; replaced as a whole.
+        data: folder of the dataset's audio files, for the clips of Listen; they are copied into
+            the page, up to 9 MB of them.
+        shards: folder of the shards, for their spectrograms; None: ``shards/DATASET`` where there
+            is one.
+
+    Returns:
+        What was damaged and is said on the page instead of shown.
+
     Raises:
-        ValueError: a folder is not a run (no metrics.jsonl), or its numbers are damaged.
+        ValueError: a folder is not a run (no metrics.jsonl), its numbers are damaged, or
+            ``out``, ``data`` or ``shards`` are not what they should be.
     """
-    metrics = {run.name: read_metrics(run) for run in runs}
-    evals = {run.name: report for run in runs if (report := read_eval(run, "test"))}
-    sections = [_scores(evals)] if evals else []
-    pictures = []
-    for key, axis, title, unit in CURVES:
-        lines = {name: _points(rows, axis, key) for name, rows in metrics.items()}
-        lines = {name: points for name, points in lines.items() if points[0]}
-        if lines:
-            png = plots.curves(lines, xlabel=axis.replace("_", " "), ylabel=unit, title=title)
-            pictures.append(Picture(png, f"{title} over {axis} of {', '.join(lines)}"))
-    sections.append(Section("Curves", pictures or ["Nothing was logged yet."]))
-    sections += [_tags(name, report) for name, report in evals.items()]
-    settings = [(run / "config.toml").read_text(encoding="utf-8") for run in runs]
-    sections.append(Section("Settings", [Table(["setting", *metrics], _settings_rows(settings))]))
-    files.write_text(out, html_page(f"mstag: {', '.join(metrics)}", sections))
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        # A checkpoint named by mistake would be gone.
+        raise ValueError(f"--out {out}: the page needs the name of a file that ends in .html")
+    if data is not None and not data.is_dir():
+        raise ValueError(f"--data {data}: no such folder; name that of the dataset's audio files")
+    runs = read_runs(folders)
+    files.write_text(out, page(runs, data=data, shards=shards))
+    return [f"{run.name}: {words}" for run in runs for words in run.damage]
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line cut short is left out."""
-    path = run / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        raise ValueError(
-            f"{run}: no metrics.jsonl, so it is not a run; name a folder such as runs/demo"
-        ) from None
-    rows = []
-    for number, line in enumerate(lines, 1):
+def page(runs: Sequence[Run], *, data: Path | None = None, shards: Path | None = None) -> str:
+    """The page, as :func:`write_report` writes it.
+
+    Raises:
+        ValueError: ``shards`` names no finished shards.
+    """
+    store, why_not = _open_shards(runs[0], shards)
+    notes = [] if store else [why_not]
+    sections = [
+        report_score.score(runs),
+        report_curves.loss(runs),
+        report_tags.tags(runs),
+        report_listen.listen(runs, store, data, notes),
+        report_curves.speed(runs),
+        report_data.data(runs, store.manifest if store else None, why_not),
+        report_data.settings(runs),
+    ]
+    return html_page(f"mstag: {', '.join(run.name for run in runs)}", sections)
+
+
+def _open_shards(run: Run, shards: Path | None) -> tuple[Store | None, str]:
+    """The shards that belong to a run, or how to name them; those that were named must be there."""
+    if shards is not None:
+        return Folder(shards), ""
+    name = str(run.dataset.get("name") or (run.settings or {}).get("dataset.name", ""))
+    place = Path("shards") / name
+    # The name comes from a file: it must not lead elsewhere.
+    if name and Path(name).name == name and (place / "manifest.json").is_file():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):
-                raise ValueError(f"{path}: line {number} is damaged (not JSON)") from None
-    return rows
-
-
-def read_eval(run: Path, split: str) -> dict[str, Any] | None:
-    """A run's eval report on a split, or None when it was not scored."""
-    path = run / f"eval-{split}.json"
-    if not path.exists():
-        return None
-    try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); run eval.py again") from None
-    return report
-
-
-def _scores(evals: dict[str, dict[str, Any]]) -> Section:
-    rows = [
-        [
-            name,
-            str(report["clips"]),
-            _with_interval(report["roc_auc"], report["roc_auc_ci"]),
-            _with_interval(report["pr_auc"], report["pr_auc_ci"]),
-            _with_interval(report.get("oracle_roc_auc"), None),
-            str(report.get("split_rule", "")),
-        ]
-        for name, report in evals.items()
-    ]
-    header = ["run", "test clips", "ROC-AUC (95%)", "PR-AUC (95%)", "no-audio oracle", "split"]
-    note = (
-        "The oracle hears nothing: it predicts from the training labels of the same track, album "
-        "and artist. What a run scores above it is what it has learnt from sound."
+            return Folder(place), ""
+        except ValueError as error:
+            return None, f"The shards cannot be used: {error}"
+    return None, (
+        f"More is shown with the shards at hand (spectrograms, taggrams, sizes): `mstag report RUN "
+        f"--shards DIR`, by itself where they are in {place}."
     )
-    return Section("Test scores", [Table(header, rows), note])
-
-
-def _tags(name: str, report: dict[str, Any]) -> Section:
-    per_tag = sorted(report["per_tag"], key=lambda tag: -(tag["roc_auc"] or 0))
-    rows = [
-        [
-            tag["tag"],
-            str(tag["positives"]),
-            _with_interval(tag["roc_auc"], tag["roc_auc_ci"]),
-            _with_interval(tag["pr_auc"], tag["pr_auc_ci"]),
-        ]
-        for tag in per_tag
-    ]
-    picture = Picture(plots.tag_bars(per_tag, title=name), f"ROC-AUC per tag of {name}")
-    return Section(
-        f"Tags of {name}", [picture, Table(["tag", "positives", "ROC-AUC", "PR-AUC"], rows)]
-    )
-
-
-def _points(rows: list[dict[str, Any]], axis: str, key: str) -> tuple[list[float], list[float]]:
-    found = [(r[axis], r[key]) for r in rows if r.get(key) is not None and axis in r]
-    return [x for x, _ in found], [y for _, y in found]
-
-
-def _settings_rows(texts: list[str]) -> list[list[str]]:
-    """One row per setting, one column per run."""
-    import tomllib
-
-    tables = [tomllib.loads(text) for text in texts]
-    names = {f"{s}.{k}": (s, k) for table in tables for s, fields in table.items() for k in fields}
-    return [
-        [name, *(str(table.get(section, {}).get(key, "")) for table in tables)]
-        for name, (section, key) in names.items()
-    ]
-
-
-def _with_interval(value: float | None, interval: list[float] | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.3f}" + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")

@@ -179,10 +179,14 @@ def _concatenated(parts: list[Predictions]) -> Predictions:
 
 
 def _sorted_by_id(samples: Predictions) -> Predictions:
-    order = sorted(range(len(samples.ids)), key=samples.ids.__getitem__)
+    """Windows of a clip stay in the order of the split, at any number of ranks."""
+    assert samples.numbers is not None, "scored batches without sample numbers"
+    numbers = samples.numbers
+    order = sorted(range(len(samples.ids)), key=lambda row: (samples.ids[row], numbers[row]))
     return Predictions(
         ids=[samples.ids[i] for i in order],
         scores=samples.scores[order],
         labels=samples.labels[order],
         mask=None if samples.mask is None else samples.mask[order],
+        numbers=numbers[order],
     )

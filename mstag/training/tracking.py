@@ -6,28 +6,30 @@ said once, and metrics.jsonl goes on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
-import netrc
-import os
-import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
-from urllib.parse import urlsplit
+from typing import Any, TextIO
 
 from mstag import files
-from mstag.config import WANDB_MODES, WandbConfig
+from mstag.config import WandbConfig
+from mstag.data.store import Store
+from mstag.training import lineage, wandb_media
+from mstag.training.wandb_media import Evaluation
+from mstag.training.wandb_run import Line, WandbRun, guarded
 
 log = logging.getLogger("mstag")
 
-INIT_TIMEOUT_S = 30.0
-"""How long the start waits for W&B's servers before it goes on offline."""
-FINISH_TIMEOUT_S = 60.0
-"""How long the end waits for the last uploads."""
-URL = Path("wandb") / "url"
-"""Where a run folder keeps the address of its W&B page."""
+MAX_SHARE = 0.01
+"""Of the training's time: what tracking may take of it."""
+MEDIA_S = 3.0
+"""What the media of one evaluation are taken to cost before the first have been made."""
 
 
 class Tracker:
@@ -40,6 +42,7 @@ class Tracker:
         num_lines: how many lines of metrics.jsonl the resumed run has behind it; later ones
             come from steps that will be done again, and are dropped.
         active: False on all ranks but the first: nothing is written or sent.
+        store: the shards; None: evaluations are shown without their media.
     """
 
     def __init__(
@@ -50,9 +53,14 @@ class Tracker:
         *,
         num_lines: int = 0,
         active: bool = True,
+        store: Store | None = None,
     ) -> None:
         self.path = run / "metrics.jsonl"
         self.num_lines = 0
+        self._run, self._store, self._audio_dir = run, store, config.audio_dir
+        self._stopwatch = Stopwatch()
+        self._media_s = MEDIA_S
+        self._last_report: dict[str, wandb_media.Report] = {}
         self._file: TextIO | None = None
         self._shown: WandbRun | None = None
         if not active:
@@ -62,9 +70,58 @@ class Tracker:
         self._file = self.path.open("a", encoding="utf-8")
         past = [json.loads(line) for line in lines]
         self._shown = WandbRun(run, config, settings, job="train", record=self.path, past=past)
+        if store is not None:
+            self._shown.use(lambda: [lineage.shards_artifact(store)])
+        self._stopwatch = Stopwatch()
 
-    def log(self, values: dict[str, float | int | None]) -> None:
+    def log(self, values: Line) -> None:
         """Records one line; NaN and infinities become null, as JSON has neither."""
+        with self._stopwatch.running():
+            self._log(values)
+
+    def evaluation(
+        self, values: Line, evaluation: Evaluation, *, is_best: bool = False, is_last: bool = False
+    ) -> None:
+        """Records the line of an evaluation, and shows what lies behind it in W&B.
+
+        The table of tags is always shown. Curves and clips take a second or two: those of the
+        last evaluation of a split are always made, and those of a new best one where they
+        keep to MAX_SHARE of the time, with as much again put by for the last two.
+        """
+        if self._file is None:
+            return
+        with self._stopwatch.running():
+            media: Line = {}
+            if self._shown is not None and self._shown.is_alive and self._store is not None:
+                affordable = self._stopwatch.share(3 * self._media_s) <= MAX_SHARE
+                in_full = is_last or (is_best and affordable)
+                media = self._media(evaluation, self._store, in_full=in_full)
+            self._log(values | {"track/share": self._stopwatch.share()}, media)
+
+    def _media(self, evaluation: Evaluation, store: Store, *, in_full: bool) -> Line:
+        started = time.monotonic()
+        before = self._last_report.get(evaluation.split)
+        self._last_report[evaluation.split] = evaluation.report
+        media = guarded(lambda: wandb_media.tag_table(evaluation, before), "table of tags") or {}
+        if in_full:
+            made = guarded(
+                lambda: wandb_media.all_media(evaluation, store, self._audio_dir),
+                "curves and clips",
+            )
+            media |= made or {}
+            self._media_s = time.monotonic() - started
+        return media
+
+    def bundle(self, folder: Path) -> None:
+        """Hands a run's best bundle to W&B, as the newest version of its model."""
+        if self._shown is not None:
+            with self._stopwatch.running():
+                name = self._run.absolute().name
+                self._shown.hand_over(
+                    lambda: lineage.bundle_artifact(folder, name), ["best", "latest"]
+                )
+
+    def _log(self, values: Line, media: Line | None = None) -> None:
         if self._file is None:
             return
         line = {
@@ -75,7 +132,7 @@ class Tracker:
         self._file.flush()
         self.num_lines += 1
         if self._shown is not None:
-            self._shown.log(line)
+            self._shown.log(line, media)
 
     @property
     def dashboard(self) -> str:
@@ -92,216 +149,68 @@ class Tracker:
         traceback: TracebackType | None,
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a full disk, which log() has reported
+                self._file.close()
         if self._shown is not None:
+            share, seconds = self._stopwatch.share(), self._stopwatch.seconds
+            self._shown.summarize({"track/share": share, "track/seconds": seconds})
             self._shown.finish(failed=kind is not None)
 
 
-class WandbRun:
-    """A W&B run that shows what a file of JSON lines records; W&B's absence is no error.
+class Stopwatch:
+    """What something takes of the time since the watch was made."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._made = clock()
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Counts the time inside."""
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.seconds += self._clock() - started
+
+    def share(self, more_s: float = 0.0) -> float:
+        """The share of what was counted, and of ``more_s`` besides, in all the time."""
+        return (self.seconds + more_s) / max(self._clock() - self._made, 1e-9)
+
+
+def show_evaluation(
+    run: Path,
+    settings: dict[str, Any],
+    config: WandbConfig,
+    store: Store,
+    evaluation: Evaluation,
+    *,
+    epoch: float,
+) -> None:
+    """Shows the scores of a run's best bundle as a W&B run of their own, beside the training.
 
     Args:
         run: the run folder.
-        config: ``[wandb]``.
         settings: what W&B shows as the run's config.
-        job: "train", or "watch" for the run NAME-watch that stands beside it in its group.
-        record: the file of lines, for messages.
-        past: its lines so far.
+        config: ``[wandb]``.
+        store: the shards that were scored.
+        evaluation: their scores.
+        epoch: after which the bundle was saved.
     """
-
-    def __init__(
-        self,
-        run: Path,
-        config: WandbConfig,
-        settings: dict[str, Any],
-        *,
-        job: Literal["train", "watch"],
-        record: Path,
-        past: list[dict[str, Any]],
-    ) -> None:
-        self._record = record
-        self._wandb = _start_wandb(run, config, settings, job, record)
-        # A W&B run that starts from nothing is given the past: an offline folder is then
-        # complete by itself. Synced after an earlier one, its replayed steps are dropped.
-        if self._wandb is not None and not self._wandb.resumed:
-            for line in past:
-                self.log(line)
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Shows one line; values that are None are left out."""
-        if self._wandb is None:
-            return
-        try:
-            # Never step=: our axes are clips_seen and epoch, and W&B drops a step that is
-            # lower than its last one, as after a resume.
-            self._wandb.log({key: value for key, value in line.items() if value is not None})
-        except Exception as error:
-            log.warning(f"W&B: stopped logging ({error}); {self._record.name} goes on")
-            self._wandb = None
-
-    @property
-    def where(self) -> str:
-        """A URL, the command that uploads an offline run, or the file of lines."""
-        if self._wandb is None:
-            return str(self._record)
-        if self._wandb.offline:
-            return f"wandb sync {Path(self._wandb.dir).parent}"
-        return str(self._wandb.url)
-
-    def finish(self, *, failed: bool) -> None:
-        """Ends the W&B run, waiting for its last uploads."""
-        if self._wandb is None:
-            return
-        try:
-            self._wandb.finish(exit_code=int(failed))
-        except Exception as problem:
-            log.warning(f"W&B: could not end its run ({problem})")
-        self._wandb = None
-
-
-def wanted_mode(config: WandbConfig) -> str:
-    """online, offline, disabled or auto: the config's word, or else WANDB_MODE's."""
-    if config.mode != "auto":
-        return config.mode
-    older_words = {"dryrun": "offline", "run": "online"}
-    mode = os.environ.get("WANDB_MODE", "auto").lower()
-    mode = older_words.get(mode, mode)
-    return mode if mode in WANDB_MODES else "auto"
-
-
-def has_api_key(base_url: str) -> bool:
-    """Whether W&B would find credentials without asking: environment, or the netrc file.
-
-    Args:
-        base_url: W&B's server. Its cloud has had two names, and keys may be under either.
-    """
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    host = urlsplit(base_url).netloc
-    hosts = {host, "api.wandb.ai"} if host.endswith("forge.coreweave.com") else {host}
-    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        machines = netrc.netrc(path).hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return bool(hosts & set(machines))
-
-
-def can_go_online(config: WandbConfig) -> bool:
-    """Whether a run would be logged to W&B's servers: wanted or not ruled out, and with a key."""
-    if wanted_mode(config) in ("offline", "disabled"):
-        return False
-    try:
-        import wandb
-    except ImportError:
-        return False
-    return has_api_key(wandb.setup().settings.base_url)
-
-
-def read_url(run: Path) -> str | None:
-    """The address of a run's W&B page; None where it was never online."""
-    try:
-        url = (run / URL).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    # A browser would open other things too, and a run folder may be somebody else's.
-    return url if url.startswith(("https://", "http://")) else None
-
-
-def _start_wandb(
-    run: Path, config: WandbConfig, settings: dict[str, Any], job: str, record: Path
-) -> Any:
-    """A W&B run, or None where tracking is ``record`` alone; never asks, never raises."""
-    mode = wanted_mode(config)
-    if mode == "disabled":
-        return None
+    split, report = evaluation.split, evaluation.report
+    record = run / f"eval-{split}.json"
+    shown = WandbRun(run, config, settings, job="eval", record=record, past=[])
+    if not shown.is_alive:
+        return
     name = run.absolute().name
-    names = {
-        "name": name if job == "train" else f"{name}-{job}",
-        "group": config.group or name,
-        "job_type": job,
-    }
-    # A folder of its own for what watches: two processes would fight over W&B's links, and
-    # the training's files are found by their names.
-    home = run if job == "train" else run / "wandb" / job
-    # Read by wandb when it is imported: media and artifacts would be staged in the home.
-    os.environ["WANDB_DATA_DIR"] = str((home / "wandb").absolute())
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        import wandb
-
-        if mode != "offline" and not has_api_key(wandb.setup().settings.base_url):
-            # wandb.init would ask for a key on a terminal, and fail elsewhere.
-            if mode == "online":
-                log.warning("W&B: there is no API key (`wandb login` takes one): offline")
-            mode = "offline"
-        if mode != "offline":
-            try:
-                started = _init(home, names, config, settings, "online")
-                files.write_text(home / URL, f"{started.url}\n")
-                return started
-            except Exception as error:
-                log.warning(f"W&B: cannot go online ({_short(error)}): offline")
-                wandb.teardown()  # it still holds the id of the run that failed
-        return _init(home, names, config, settings, "offline")
-    except Exception as error:  # a package that is missing or broken raises anything
-        log.warning(f"W&B: off ({_short(error)}); the numbers are in {record}")
-        return None
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _init(
-    home: Path,
-    names: dict[str, str],
-    config: WandbConfig,
-    settings: dict[str, Any],
-    mode: Literal["online", "offline"],
-) -> Any:
-    import wandb
-
-    started = wandb.init(
-        mode=mode,
-        id=_run_id(home),
-        resume="allow",
-        name=names["name"],
-        project=config.project,
-        entity=config.entity or None,
-        group=names["group"],
-        job_type=names["job_type"],
-        dir=home,
-        config=settings,
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            init_timeout=INIT_TIMEOUT_S,
-            finish_timeout=FINISH_TIMEOUT_S,
-        ),
-    )
-    started.define_metric("clips_seen")
-    started.define_metric("epoch")
-    started.define_metric("train/*", step_metric="clips_seen")
-    started.define_metric("valid/*", step_metric="epoch")
-    started.define_metric("test/*", step_metric="epoch")
-    # "max" alone would leave a dict without the last value in the summary.
-    started.define_metric("valid/roc_auc", step_metric="epoch", summary="max,last")
-    started.define_metric("valid/pr_auc", step_metric="epoch", summary="max,last")
-    return started
-
-
-def _run_id(home: Path) -> str:
-    """The id under which W&B knows a run, drawn once and kept beside W&B's own files."""
-    if os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"):
-        return os.environ["WANDB_RUN_ID"]  # an agent of a W&B sweep has drawn it
-    path = home / "wandb" / "run-id"
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        run_id = secrets.token_hex(4)
-        files.write_text(path, run_id + "\n")
-        return run_id
+    shown.use(lambda: [lineage.shards_artifact(store), lineage.bundle_artifact(run / "best", name)])
+    line = {f"{split}/{key}": report[key] for key in ("roc_auc", "pr_auc", "loss")}
+    media = guarded(lambda: wandb_media.tag_table(evaluation, None), "table of tags") or {}
+    made = guarded(lambda: wandb_media.all_media(evaluation, store, config.audio_dir), "clips")
+    shown.log({"epoch": epoch} | line, media | (made or {}))
+    log.info(f"W&B: {shown.where}")
+    shown.finish(failed=False)
 
 
 def _keep_lines(path: Path, num_lines: int) -> list[str]:

@@ -27,7 +27,7 @@ from mstag.data.store import Store
 from mstag.models import build_model
 from mstag.runtime import Ranks
 from mstag.training import checkpoint, runs, score
-from mstag.training.tracking import WandbRun
+from mstag.training.wandb_run import WandbRun
 
 log = logging.getLogger("mstag")
 

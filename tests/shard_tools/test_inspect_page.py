@@ -1,19 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 import itertools
 import json
-import re
-import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pytest
+from html_pages import assert_fits, assert_not_blank, checked, in_a_browser, measured
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -25,11 +21,11 @@ from shared_data import REPOSITORY
 
 from mstag.data import shards, tars
 from mstag.data.features import SILENCE
+from mstag.data.samples import Source
+from mstag.show import wording
 from shard_tools import report, report_words
 from shard_tools.report_page import page, statistics, write_report
-from shard_tools.survey import Source, Survey, draw, survey
-
-VOID = {"meta", "img", "br"}
+from shard_tools.survey import Survey, draw, survey
 
 
 def windows(clip: str, sizes: list[int], seed: int, **meta: object) -> list[tars.Sample]:
@@ -256,13 +252,13 @@ def test_leaks_in_words() -> None:
         "valid": {"track": 0.0, "artist": None},
         "test": {"track": 0.0, "artist": 0.12, "album": 0.0004},
     }
-    (fine, valid), (warned, test) = report_words.leaks_in_words(leaks)
+    (fine, valid), (warned, test) = wording.leaks_in_words(leaks)
     assert not fine and "No valid clip has its track in train" in valid
     assert "same artist is unknown" in valid
     assert warned and "12% have their artist and <0.1% have their album in train too" in test
     assert "flatter" in test
-    assert report_words.leaks_in_words({})[0][0]
-    assert report_words.oracle_in_words(0.7)[0] and not report_words.oracle_in_words(0.52)[0]
+    assert wording.leaks_in_words({})[0][0]
+    assert wording.oracle_in_words(0.7)[0] and not wording.oracle_in_words(0.52)[0]
 
 
 @pytest.mark.parametrize(
@@ -270,48 +266,10 @@ def test_leaks_in_words() -> None:
     [(0, "0%"), (1e-5, "<0.1%"), (0.005, "0.5%"), (0.994, "99%"), (0.9996, ">99.9%"), (1, "100%")],
 )
 def test_percentages_never_round_something_to_nothing(share: float, shown: str) -> None:
-    assert report_words.percent(share) == shown
+    assert wording.percent(share) == shown
 
 
 # The page
-
-
-class Checker(HTMLParser):
-    """Finds tags that do not close, what is loaded from elsewhere, and the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.sources: list[str] = []
-        self.tags: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        self.sources += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "action")]
-        if tag == "img":
-            assert dict(attrs)["alt"]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def checked(text: str) -> Checker:
-    checker = Checker()
-    checker.feed(text)
-    checker.close()
-    assert checker.open == [] and not {"script", "link", "iframe"} & set(checker.tags)
-    assert all(source.startswith(("#", "data:image/png;base64,")) for source in checker.sources)
-    assert not re.search(r"https?:|url\(|@import", text)
-    ids = re.findall(r' id="(\w+)"', text)
-    assert {s[1:] for s in checker.sources if s[0] == "#"} == set(ids) and len(ids) == len(set(ids))
-    return checker
 
 
 EVIL = '<script>alert("x")</script> & \x00\udcff\n'
@@ -411,62 +369,6 @@ def test_the_command_writes_a_page_and_keeps_json_apart(tmp_path: Path) -> None:
 
 # The page in a browser
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-MEASURE = """
-<!doctype html><body style="margin:0"><script>
-const found = {};
-function measure(frame, width) {
-  const page = frame.contentDocument, root = page.documentElement;
-  page.querySelectorAll("details").forEach(fold => fold.open = true);
-  const outside = [...page.querySelectorAll("body *")].filter(item => {
-    const box = item.getBoundingClientRect();
-    return (box.right > width + 1 || box.left < -1) && !item.closest(".wide > *");
-  });
-  const small = [...page.querySelectorAll("svg text")].filter(
-    text => text.getBoundingClientRect().height < 9);
-  const box = page.querySelector("img").getBoundingClientRect();
-  found[width] = {
-    width: root.scrollWidth, height: root.scrollHeight,
-    outside: outside.map(item => item.outerHTML.slice(0, 80)),
-    small: small.map(text => text.textContent), image: [box.width, box.height],
-    broken: [...page.images].filter(image => !image.naturalWidth).length,
-    ink: getComputedStyle(page.body).color,
-    paper: getComputedStyle(page.querySelector(".pin td")).backgroundColor,
-    script: page.defaultView.touched === true,
-  };
-  document.getElementById("found").textContent = JSON.stringify(found);
-}
-</script>
-<iframe width=380 height=700 onload="measure(this, 380)" srcdoc="PAGE"></iframe>
-<iframe width=1200 height=700 onload="measure(this, 1200)" srcdoc="PAGE"></iframe>
-<pre id="found"></pre></body>
-"""
-
-
-def chromium(folder: Path, address: Path, *options: str) -> str:
-    """Opens a page; no network is there to be reached."""
-    assert CHROMIUM
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--host-resolver-rules=MAP * ~NOTFOUND",
-            f"--user-data-dir={folder / 'profile'}",
-            *options,
-            address.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    return done.stdout
-
 
 @in_a_browser
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
@@ -477,23 +379,5 @@ def test_a_browser_shows_the_page_on_phones_and_screens(tmp_path: Path, is_dark:
     found = dataclasses.replace(found, manifest=dataclasses.replace(found.manifest, tags=tags))
     content = page(found, statistics(found))
     (tmp_path / "page.html").write_text(content, encoding="utf-8")
-    wrapper = tmp_path / "wrapper.html"
-    wrapper.write_text(MEASURE.replace("PAGE", html.escape(content)), encoding="utf-8")
-    dark = ["--blink-settings=preferredColorScheme=0"] if is_dark else []
-    dom = chromium(tmp_path, wrapper, "--virtual-time-budget=10000", "--dump-dom", *dark)
-    shown = json.loads(html.unescape(re.findall(r'<pre id="found">(.*?)</pre>', dom, re.S)[0]))
-    for width, seen in shown.items():
-        assert seen["width"] <= int(width), f"as wide as the screen of {width}"
-        assert seen["height"] > 2000 and seen["outside"] == [], seen
-        assert seen["small"] == [] and seen["broken"] == 0 and not seen["script"]
-        assert seen["image"][0] > 200 and seen["image"][1] > 40, "spectrograms can be seen"
-        ink, paper = ([int(n) for n in re.findall(r"\d+", seen[k])[:3]] for k in ("ink", "paper"))
-        assert (sum(paper) < 120 and sum(ink) > 600) if is_dark else (sum(paper) > 700)
-    shot = tmp_path / "shot.png"
-    size = "--window-size=1200,2400"
-    chromium(tmp_path, tmp_path / "page.html", f"--screenshot={shot}", size, *dark)
-    pixels = (255 * matplotlib.image.imread(shot)[:, :, :3]).astype(int)
-    background = pixels[5, 5]
-    share = (np.abs(pixels - background).sum(axis=2) > 60).mean()
-    assert pixels.shape[:2] == (2400, 1200) and 0.02 < share < 0.6, "not blank"
-    assert background.sum() < 120 if is_dark else background.sum() > 700
+    assert_fits(measured(tmp_path, content, is_dark=is_dark), is_dark=is_dark)
+    assert_not_blank(tmp_path, tmp_path / "page.html", is_dark=is_dark)

@@ -60,3 +60,46 @@ def test_ticks_are_few_round_and_inside(low: float, span: float, most: int) -> N
 )
 def test_ticks_that_a_person_would_choose(low: float, high: float, ticks: list[float]) -> None:
     assert vector.round_ticks(low, high) == pytest.approx(ticks)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=40),
+            st.floats(-1, 1),
+            st.none() | st.tuples(st.floats(-1, 0), st.floats(0, 1)),
+        ),
+        max_size=5,
+    )
+)
+def test_dots_stand_on_their_rows_inside_the_drawing(rows: list[vector.Row]) -> None:
+    svg = ElementTree.fromstring(
+        vector.dots(rows, xlabel="<x>", alt='<&"', reference=0.5).encode("utf-8")
+    )
+    circles = list(svg.iter("circle"))
+    assert len(circles) == len(rows)
+    places = [(float(c.attrib["cx"]), float(c.attrib["cy"])) for c in circles]
+    assert [y for _, y in places] == sorted({y for _, y in places})
+    for (x, _), (_, value, _) in zip(places, rows, strict=True):
+        assert 0 <= x <= vector.WIDTH
+        assert all((x - a) * (value - b) >= 0 for (a, _), (_, b, _) in zip(places, rows))  # noqa: B905
+
+
+def test_shades_are_as_full_as_their_values_and_long_names_are_cut() -> None:
+    name = "a tag with <a> very long name"
+    text = vector.shades([name, "b"], [[0.0, 1.0], [0.5, 0.25]], end=29, xlabel="s", alt="z")
+    svg = ElementTree.fromstring(text)
+    assert [r.attrib["fill-opacity"] for r in svg.iter("rect")] == ["0.00", "1.00", "0.50", "0.25"]
+    assert [title.text for title in svg.iter("title")] == [name]
+    texts = [text.text for text in svg.iter("text")]
+    assert {"b", "s", "10", "20"} <= set(texts) and name not in texts
+    assert ElementTree.fromstring(vector.shades([], [], end=1, xlabel="s", alt="z")) is not None
+
+
+def test_sixteen_lines_all_differ() -> None:
+    series = {str(n): ([0.0, 1.0], [0.0, float(n)]) for n in range(16)}
+    svg = ElementTree.fromstring(vector.lines(series, xlabel="x", ylabel="y", alt="z"))
+    looks = {
+        (line.attrib["style"], line.attrib["stroke-dasharray"]) for line in svg.iter("polyline")
+    }
+    assert len(looks) == 16

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mstag.config import WandbConfig
-from mstag.training import tracking
+from mstag.training import tracking, wandb_run
 from mstag.training.dashboard import View, find_view
 
 PAGE = "https://wandb.example.org/me/mstag/runs/abc"
@@ -20,16 +20,21 @@ def test_an_online_run_leaves_its_address(tmp_path: Path, monkeypatch: pytest.Mo
     def go_online(run: Path, *_: Any) -> Any:
         (run / "wandb" / "run-20260101_120000-abc").mkdir(parents=True)
         return SimpleNamespace(
-            url=PAGE, resumed=True, offline=False, log=lambda _: None, finish=lambda **_: None
+            url=PAGE,
+            starting_step=0,
+            offline=False,
+            summary={},
+            log=lambda _, **__: None,
+            finish=lambda **_: None,
         )
 
-    monkeypatch.setattr(tracking, "_init", go_online)
+    monkeypatch.setattr(wandb_run, "_init", go_online)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))  # so that Tracker's own is undone
     with tracking.Tracker(tmp_path, WandbConfig(mode="online"), {}) as tracker:
         tracker.log({"step": 1})
         assert tracker.dashboard == PAGE
-    assert tracking.read_url(tmp_path) == PAGE
+    assert wandb_run.read_url(tmp_path) == PAGE
     assert find_view(tmp_path) == View("online", PAGE)
 
 

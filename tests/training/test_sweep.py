@@ -15,7 +15,7 @@ from shared_data import REPOSITORY
 
 from mstag import cli
 from mstag.config import WandbConfig
-from mstag.training import sweep, tracking
+from mstag.training import sweep, wandb_run
 
 SWEEP = """
 program: train.py
@@ -145,7 +145,7 @@ def test_with_a_key_wandb_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert done.exception is None, done.output
     assert calls[0]["parameters"]["train.ema_decay"] == {"value": 0.5}
     assert calls[1] == (("id7",), 3)
-    assert not tracking.can_go_online(WandbConfig(mode="offline"))
+    assert not wandb_run.can_go_online(WandbConfig(mode="offline"))
 
 
 def test_a_trial_of_wandb_has_a_folder_and_an_id_of_its_own(
@@ -157,4 +157,4 @@ def test_a_trial_of_wandb_has_a_folder_and_an_id_of_its_own(
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     monkeypatch.setenv("WANDB_RUN_ID", "r2")
     assert runs.default_folder("demo") == Path("runs/demo-sweep/r2")
-    assert tracking._run_id(tmp_path) == "r2"
+    assert wandb_run._run_id(tmp_path) == "r2"

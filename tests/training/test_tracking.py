@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
+import tiny_run
+from make_shards import make_shards
+from shared_data import REPOSITORY
 
-from mstag.config import WandbConfig
-from mstag.training import tracking
-from mstag.training.tracking import Tracker, has_api_key, wanted_mode
+from mstag.config import FeatureConfig, WandbConfig
+from mstag.training import tracking, wandb_run
+from mstag.training.tracking import Tracker
+from mstag.training.wandb_run import has_api_key, wanted_mode
 
 OFF = WandbConfig(mode="disabled")
 
@@ -23,7 +33,8 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))  # so that Tracker's own is undone
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))  # so that Tracker's own is undone
 
 
 def written(run: Path) -> list[dict[str, Any]]:
@@ -118,18 +129,22 @@ def test_without_wandb_the_numbers_are_still_written(
     assert caplog.text.count("W&B: off (") == 1
 
 
-def recorded(folder: Path) -> list[dict[str, Any]]:
-    """The history that W&B has of an offline run, read back by its own viewer."""
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What W&B holds of an offline run, read back by its own viewer."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
         capture_output=True,
         text=True,
         check=True,
     )
-    records = [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """The history among them."""
     return [
         {k: v for k, v in record["history"]["item"].items() if not k.startswith("_")}
-        for record in records
+        for record in records(folder)
         if record["type"] == "history"
     ]
 
@@ -164,7 +179,7 @@ def test_online_without_a_network_goes_on_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2.0)
     wandb = pytest.importorskip("wandb")
     wandb.teardown()  # it read its environment once, for an earlier test
     with Tracker(tmp_path, WandbConfig(mode="online"), {}) as tracker:
@@ -172,3 +187,449 @@ def test_online_without_a_network_goes_on_offline(
         assert tracker.dashboard.startswith("wandb sync ")
     assert "cannot go online" in caplog.text
     assert len(written(tmp_path)) == 1
+
+
+def test_a_server_that_never_answers_holds_the_start_up_for_the_timeout_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(wandb_run, "INIT_TIMEOUT_S", 2.0)
+        wandb.teardown()
+        with Tracker(tmp_path, WandbConfig(), {}) as tracker:
+            tracker.log({"step": 1})
+            assert tracker.dashboard.startswith("wandb sync ")
+    wandb.teardown()
+    assert "cannot go online" in caplog.text
+
+
+class OnlineRun:
+    """Stands for W&B's object of an online run, of whose lines the servers have some."""
+
+    offline = False
+    url = "https://wandb.example.org/me/mstag/runs/abc"
+
+    def __init__(self, held: int = 0, fails_at: int = 10**9) -> None:
+        self.starting_step, self.fails_at = held, fails_at
+        self.dir = "run/wandb/run-1/files"
+        self.sent: list[tuple[int, dict[str, Any]]] = []
+        self.committed: list[tuple[int, bool]] = []
+        self.summary: dict[str, Any] = {}
+        self.finished = 0
+
+    def log(self, line: dict[str, Any], *, step: int, commit: bool) -> None:
+        assert threading.current_thread() is not threading.main_thread(), "training would wait"
+        if len(self.sent) >= self.fails_at:
+            raise ConnectionError("the line went dead")
+        if line:
+            self.sent.append((step, line))
+        self.committed.append((step, commit))
+
+    def finish(self, *, exit_code: int) -> None:
+        assert exit_code == 0
+        self.finished += 1
+
+
+def go_online(monkeypatch: pytest.MonkeyPatch, stand_in: OnlineRun) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb_run, "_init", lambda *_: stand_in)
+
+
+@pytest.mark.parametrize("held", [0, 2, 3, 5])
+def test_an_online_run_that_goes_on_has_every_line_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    """The servers may have fewer lines than the checkpoint knows of, or more."""
+    lines = [{"step": step} for step in range(7)]
+    with Tracker(tmp_path, OFF, {}) as tracker:
+        for line in lines[:5]:
+            tracker.log(line)
+    online = OnlineRun(held=held)
+    go_online(monkeypatch, online)
+    with Tracker(tmp_path, WandbConfig(mode="online"), {}, num_lines=3) as tracker:
+        for line in lines[3:]:
+            tracker.log(line)
+    assert online.sent == [(number, lines[number]) for number in range(held, 7)]
+    assert all(commit for _, commit in online.committed), "a kill would lose what is held back"
+
+
+def test_wandb_that_breaks_in_the_middle_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    online = OnlineRun(fails_at=2)
+    go_online(monkeypatch, online)
+    with Tracker(tmp_path, WandbConfig(mode="online"), {}) as tracker:
+        for step in range(5):
+            tracker.log({"step": step})
+    assert tracker.dashboard == str(tmp_path / "metrics.jsonl")
+    assert len(written(tmp_path)) == 5
+    assert len(online.sent) == 2
+    assert online.finished == 1, "W&B's own process must not be left to the interpreter's end"
+    assert caplog.text.count("W&B: stopped logging (the line went dead)") == 1
+
+
+def test_media_wait_until_they_are_affordable_but_the_last_are_always_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_run, "_init", lambda *_: OnlineRun())
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(tracking.wandb_media, "tag_table", lambda *_: {})
+    made: list[str] = []
+    monkeypatch.setattr(tracking.wandb_media, "all_media", lambda e, *_: made.append(e) or {})
+    now = [0.0]
+    evaluation: Any = SimpleNamespace(split="valid", report={})
+    store: Any = SimpleNamespace(name="s", manifest=None)
+    with Tracker(tmp_path, WandbConfig(), {}, store=store) as tracker:
+        tracker._stopwatch = tracking.Stopwatch(lambda: now[0])
+        now[0] = 299.0 * tracking.MEDIA_S
+        tracker.evaluation({"step": 1}, evaluation, is_best=True)
+        assert not made, "three times their cost is more than a hundredth of the time"
+        now[0] = 301.0 * tracking.MEDIA_S
+        tracker.evaluation({"step": 2}, evaluation)
+        assert not made, "not the best"
+        tracker.evaluation({"step": 3}, evaluation, is_best=True)
+        assert len(made) == 1
+        now[0] = 1.0
+        tracker.evaluation({"step": 4}, evaluation, is_last=True)
+        assert len(made) == 2
+    assert all("track/share" in line for line in written(tmp_path))
+
+
+def test_media_that_fail_leave_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    online = OnlineRun()
+    go_online(monkeypatch, online)
+    broken: Any = SimpleNamespace(split="valid", report=None)
+    store: Any = SimpleNamespace(name="s", manifest=None)
+    with Tracker(tmp_path, WandbConfig(), {}, store=store) as tracker:
+        tracker.evaluation({"step": 1, "valid/loss": 0.5}, broken, is_last=True)
+        tracker.bundle(tmp_path / "nowhere")
+    assert written(tmp_path)[0]["valid/loss"] == 0.5
+    assert online.sent[0][1]["valid/loss"] == 0.5
+    assert caplog.text.count("W&B: left out") >= 3
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mstag.config import WandbConfig
+from mstag.training.tracking import Tracker
+tracker = Tracker(Path(sys.argv[1]), WandbConfig(mode="offline"), {})
+for step in range(8):
+    tracker.log({"step": step})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_killed_offline_and_resumed_has_every_line_once(tmp_path: Path) -> None:
+    """By the rule: the newest folder takes the place of those before it."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], cwd=REPOSITORY, env=tiny_run.environment()
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert len(written(tmp_path)) == 8
+    time.sleep(1.1)  # W&B names folders by the second
+    with Tracker(tmp_path, WandbConfig(mode="offline"), {}, num_lines=5) as tracker:
+        for step in range(5, 10):
+            tracker.log({"step": step})
+    first, newest = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    lines = [
+        (record["history"]["item"]["_step"], record["history"]["item"]["step"])
+        for record in records(newest)
+        if record["type"] == "history"
+    ]
+    assert lines == [(step, step) for step in range(10)]
+    # Where both are synced, W&B's step says which lines are the same.
+    earlier = [line["step"] for line in recorded(first)]
+    assert earlier == list(range(len(earlier)))
+
+
+# ---- A whole training, read back ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an offline run that train.py made and eval.py scored; HOME beside it."""
+    folder = tmp_path_factory.mktemp("watched")
+    make_shards(
+        folder / "shards", tiny_run.SIZES, FeatureConfig(n_mels=16, num_frames=128), partial=True
+    )
+    text = tiny_run.CONFIG.replace("num_frames = 64", "num_frames = 128")
+    text = text.replace('"disabled"', '"offline"').replace("[train]", "[train]\nema_decay = 0.5")
+    (folder / "tiny.toml").write_text(text)
+    (folder / "audio").mkdir()
+    for number in (0, 1, 2):
+        (folder / "audio" / f"{number}.mp3").write_bytes(b"ID3" + bytes(number))
+    for name in ("home", "matplotlib", "tmp"):
+        (folder / name).mkdir()
+    places = {
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "MPLCONFIGDIR": str(folder / "matplotlib"),  # its own cache, which is no W&B's
+    }
+    settings = ["model.chunk_frames=64", f"wandb.audio_dir={folder / 'audio'}", "train.epochs=2"]
+    done = tiny_run.run_script("train.py", *tiny_run.arguments(folder, "run", *settings), **places)
+    assert done.returncode == 0, done.stderr
+    assert "dashboard: wandb sync" in done.stdout
+    assert "W&B: left out" not in done.stderr
+    scored = tiny_run.run_script(
+        "eval.py", str(folder / "run"), "--shards", str(folder / "shards"), **places
+    )
+    assert scored.returncode == 0, scored.stderr
+    assert "W&B: wandb sync" in scored.stderr
+    assert "W&B: left out" not in scored.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held(trained: Path) -> list[dict[str, Any]]:
+    """What W&B holds of the training."""
+    (folder,) = (trained / "run" / "wandb").glob("offline-run-*")
+    return records(folder)
+
+
+def history(held: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record["history"]["item"] for record in held if record["type"] == "history"]
+
+
+def table(run: Path, key: str) -> dict[str, Any]:
+    """The newest table that was logged under a key."""
+    section, split, name = key.split("/")
+    tables = run.glob(f"wandb/**/files/media/table/{section}/{split}/{name}_*.table.json")
+    content: dict[str, Any] = json.loads(
+        max(tables, key=lambda path: path.stat().st_mtime_ns).read_text()
+    )
+    return content
+
+
+def test_everything_is_below_the_run(trained: Path) -> None:
+    assert list((trained / "home").rglob("*")) == []
+    # torch leaves an empty folder of its own.
+    left = [path.name for path in (trained / "tmp").rglob("*")]
+    assert [name for name in left if not name.startswith("torchinductor")] == []
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"shards", "tiny.toml", "audio", "home", "tmp", "matplotlib", "run"}
+
+
+def test_each_line_is_there_once_with_its_axes(trained: Path, held: list[dict[str, Any]]) -> None:
+    lines = written(trained / "run")
+    shown = history(held)
+    assert [row["_step"] for row in shown] == list(range(len(lines)))
+    for line, row in zip(lines, shown, strict=True):
+        assert line.items() <= row.items()
+        assert {"step", "clips_seen", "epoch"} <= set(row)
+    axes = {
+        record["metric"]["glob_name"]: record["metric"]["step_metric"]
+        for record in held
+        if record["type"] == "metric" and "glob_name" in record["metric"]
+    }
+    assert axes.pop("train/*") == "clips_seen"
+    assert set(axes) == {"valid/*", "test/*", "data/*", "tags/*", "listen/*", "track/*"}
+    assert set(axes.values()) == {"epoch"}
+
+
+def test_the_scalars_that_explain_a_run(held: list[dict[str, Any]]) -> None:
+    keys = set().union(*history(held))
+    train = ("loss", "lr", "grad_norm", "clips_per_s", "data_wait", "memory_gb")
+    assert {f"train/{key}" for key in train} <= keys
+    assert {"train/weight_norm", "train/ema_distance"} <= keys
+    assert {"data/seen", "data/dropped", "data/refused"} <= keys
+    assert {"valid/loss", "valid/roc_auc", "valid/pr_auc", "test/roc_auc", "test/pr_auc"} <= keys
+    memory = [row["train/memory_gb"] for row in history(held) if "train/memory_gb" in row]
+    assert 0.05 < memory[0] < 100
+    updates: dict[str, Any] = {}
+    for record in held:
+        if record["type"] == "summary":
+            updates |= record["summary"]["update"]
+    assert 0 < updates["track/share"] < 1
+    assert updates["track/seconds"] > 0
+
+
+def test_the_settings_of_the_run(held: list[dict[str, Any]]) -> None:
+    (run,) = (record["run"] for record in held if record["type"] == "run")
+    assert (run["display_name"], run["run_group"], run["job_type"]) == ("run", "run", "train")
+    shown = run["config"]["update"]
+    assert shown["train"]["epochs"] == 2
+    assert shown["device"] == "cpu"
+    assert shown["network"]["weights"] > 0
+    assert shown["network"]["flops_per_clip"] > 0
+    assert {"digest", "split_rule", "leaks", "oracle_roc_auc", "clips", "tags"} <= set(
+        shown["data"]
+    )
+    if (REPOSITORY / ".git").exists():
+        assert set(shown["git"]) == {"commit", "dirty"}
+
+
+def test_tags_and_curves(trained: Path, held: list[dict[str, Any]]) -> None:
+    rows = [row for row in history(held) if "tags/valid/table._type" in flat(row)]
+    assert [row["epoch"] for row in rows] == [1, 2], "the table is there each time"
+    (first, last), test = (flat(row) for row in rows), flat(history(held)[-1])
+    pictures = ("bars", "roc", "pr", "calibration", "scores", "confusion_map")
+    for row, split in ((last, "valid"), (test, "test")):
+        for name in pictures:
+            assert row[f"tags/{split}/{name}._type"] == "image-file"
+        for name in ("table", "extremes", "confusions"):
+            assert row[f"tags/{split}/{name}._type"] == "table-file"
+    assert "tags/valid/roc._type" not in first, "curves wait for the last evaluation, or the time"
+    tags = table(trained / "run", "tags/valid/table")
+    assert tags["columns"] == tracking.wandb_media.TAG_COLUMNS
+    assert [row[0] for row in tags["data"]] == [f"tag {i}" for i in range(5)]
+    assert any(row[-1] for row in tags["data"]), "what changed since epoch 1"
+
+
+def test_clips_to_look_at_and_to_listen_to(trained: Path, held: list[dict[str, Any]]) -> None:
+    last = flat([row for row in history(held) if "valid/loss" in row][-1])
+    assert last["listen/valid/spectrograms.count"] == 6
+    assert last["listen/valid/taggrams.count"] == 3
+    # With its media a table is part of an artifact.
+    staged = [path.read_bytes() for path in (trained / "run/wandb/artifacts/staging").iterdir()]
+    tables = [json.loads(content) for content in staged if b'"predicted tags"' in content]
+    (clips,) = (found for found in tables if found["data"][0][0].startswith("valid"))
+    assert clips["columns"][:6] == tracking.wandb_media.CLIP_COLUMNS
+    wrong = [row[1] for row in clips["data"]]
+    assert len(wrong) == sum(tiny_run.SIZES["valid"])
+    assert wrong == sorted(wrong, reverse=True), "mistakes first"
+    media = [dict(zip(clips["columns"], row, strict=True)) for row in clips["data"]]
+    assert all(row["spectrogram"]["_type"] == "image-file" for row in media)
+    assert sum(row["taggram"] is not None for row in media) == 3
+    played = [row for row in media if row["audio"] is not None]
+    assert {row["clip"] for row in played} == {"valid0", "valid1", "valid2"}
+
+
+def test_the_run_hands_over_data_and_model(trained: Path, held: list[dict[str, Any]]) -> None:
+    for found in (held, records(*(trained / "run/wandb/eval/wandb").glob("offline-run-*"))):
+        made = {r["artifact"]["type"]: r["artifact"] for r in found if r["type"] == "artifact"}
+        data = json.loads(made["dataset"]["metadata"])
+        assert made["dataset"]["name"] == "shards-synthetic"
+        assert {"digest", "split_rule", "leaks"} <= set(data)
+        references = [e for e in made["dataset"]["manifest"]["contents"] if "ref" in e]
+        assert len(references) == len(list((trained / "shards").iterdir()))
+        assert made["model"]["name"] == "model-run"
+        assert json.loads(made["model"]["metadata"])["scores"]["test"]["roc_auc"] > 0
+    made = {r["artifact"]["type"]: r["artifact"] for r in held if r["type"] == "artifact"}
+    assert set(made["model"]["aliases"]) == {"best", "latest"}
+
+
+def test_an_evaluation_is_a_run_of_the_same_group(trained: Path) -> None:
+    found = records(*(trained / "run/wandb/eval/wandb").glob("offline-run-*"))
+    (run,) = (record["run"] for record in found if record["type"] == "run")
+    assert (run["display_name"], run["run_group"], run["job_type"]) == ("run-eval", "run", "eval")
+    (row,) = history(found)
+    report = json.loads((trained / "run" / "eval-test.json").read_text())
+    assert row["test/roc_auc"] == report["roc_auc"]
+    assert flat(row)["listen/test/clips._type"] == "table-file"
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the history with the fields of its media as keys of their own."""
+    return {
+        f"{key}.{name}" if name else key: inner
+        for key, value in row.items()
+        for name, inner in (value.items() if isinstance(value, dict) else [("", value)])
+    }
+
+
+# ---- Online, with servers of our own --------------------------------------------------------
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """As much of W&B's API as a run needs to start; then it takes requests and never answers."""
+
+    protocol_version = "HTTP/1.1"
+    is_dead = threading.Event()
+    bucket: ClassVar[dict[str, Any]] = {
+        **{"id": "UnVu", "displayName": "run", "description": None, "config": "{}"},
+        **{"sweepName": None, "historyLineCount": 0, "logLineCount": 0, "eventsLineCount": 0},
+        "project": {"id": "p", "name": "mstag", "entity": {"id": "e", "name": "me"}},
+    }
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.is_dead.is_set():
+            time.sleep(600)
+        try:
+            request = json.loads(content)
+        except ValueError:
+            request = {}
+        query = request.get("query", "")
+        data: dict[str, Any] = {}
+        if "upsertBucket" in query:
+            bucket = self.bucket | {"name": request["variables"].get("name") or "abc"}
+            data = {"upsertBucket": {"bucket": bucket, "inserted": True}}
+        elif "viewer" in query:
+            teams: dict[str, Any] = {"edges": []}
+            data = {"viewer": {"id": "u", "entity": "me", "username": "me", "teams": teams}}
+        elif "createRunFiles" in query:
+            data = {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}}
+        elif "model(" in query:
+            data = {"model": None}
+        elif "artifactType" in query:
+            data = {"project": None}
+        answer = json.dumps({"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the test's output is no server's log."""
+
+
+ONLINE = """
+import sys, threading, time
+from pathlib import Path
+import wandb
+from mstag.config import WandbConfig
+from mstag.training import wandb_run
+from mstag.training.wandb_run import WandbRun
+wandb_run.DRAIN_TIMEOUT_S, wandb_run.FINISH_TIMEOUT_S, wandb_run.STALL_S = 25.0, 4.0, 2.0
+run = Path(sys.argv[1])
+shown = WandbRun(run, WandbConfig(mode="online"), {}, job="train", record=run / "m", past=[])
+shown.log({"step": 0})
+print(shown.where, flush=True)
+input()
+started = time.monotonic()
+for step in range(1, 6):
+    table = wandb.Table(columns=["a"], data=[[step]])
+    shown.log({"step": step}, {"tags/table": table, "tags/other": table})
+print(time.monotonic() - started, flush=True)
+shown.finish(failed=False)
+"""
+
+
+def test_servers_that_stop_answering_hold_nothing_up_and_lose_no_number(tmp_path: Path) -> None:
+    """Measured on W&B 0.31: each table takes 19 s when the servers do not answer."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    started = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-c", ONLINE, str(tmp_path)],
+        cwd=REPOSITORY,
+        env=tiny_run.environment(WANDB_API_KEY="0" * 40, WANDB_BASE_URL=address),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        where = process.stdout.readline().strip()
+        StandIn.is_dead.set()
+        out, err = process.communicate("\n", timeout=120)
+    took_s = time.monotonic() - started
+    server.shutdown()
+    server.server_close()
+    assert where.startswith(f"{address}/me/mstag/runs/"), where + err
+    assert process.returncode == 0, err
+    assert float(out) < 2, "logging waited for the servers"
+    assert took_s < 100
+    (folder,) = (tmp_path / "wandb").glob("run-*-*")
+    assert f"`wandb sync {folder}` uploads what is missing" in err
+    assert [line["step"] for line in recorded(folder)] == list(range(6))
