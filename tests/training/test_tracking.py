@@ -487,7 +487,7 @@ def test_clips_to_look_at_and_to_listen_to(trained: Path, held: list[dict[str, A
     # With its media a table is part of an artifact.
     staged = [path.read_bytes() for path in (trained / "run/wandb/artifacts/staging").iterdir()]
     tables = [json.loads(content) for content in staged if b'"predicted tags"' in content]
-    (clips,) = (found for found in tables if found["data"][0][0].startswith("valid"))
+    clips = next(found for found in tables if found["data"][0][0].startswith("valid"))
     assert clips["columns"][:6] == tracking.wandb_media.CLIP_COLUMNS
     wrong = [row[1] for row in clips["data"]]
     assert len(wrong) == sum(tiny_run.SIZES["valid"])
@@ -575,7 +575,7 @@ class StandIn(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    do_GET = do_PUT = do_POST
+    do_GET = do_PUT = do_POST  # noqa: N815 (http.server's names)
 
     def log_message(self, *_: Any) -> None:
         """Nothing: the test's output is no server's log."""
@@ -603,6 +603,7 @@ shown.finish(failed=False)
 """
 
 
+@pytest.mark.slow
 def test_servers_that_stop_answering_hold_nothing_up_and_lose_no_number(tmp_path: Path) -> None:
     """Measured on W&B 0.31: each table takes 19 s when the servers do not answer."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
