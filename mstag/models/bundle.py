@@ -21,21 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mstag import __version__, files
-from mstag.config import (
-    FeatureConfig,
-    ModelConfig,
-    features_digest,
-    from_tables,
-    tags_digest,
-)
-from mstag.models import build_model
+from mstag.config import FeatureConfig, ModelConfig, features_digest, tags_digest
+from mstag.models import build_model, bundle_format
 from mstag.models.card import model_card
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FORMAT_VERSION = 1
 WEIGHTS_NAME = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 
 
@@ -91,7 +84,7 @@ def save_bundle(
     sha256 = hashlib.sha256(content).hexdigest()
     weights_name = f"weights-{sha256[:16]}.safetensors"
     tagger = {
-        "format_version": FORMAT_VERSION,
+        "format_version": bundle_format.FORMAT_VERSION,
         "mstag_version": __version__,
         "weights": {"file": weights_name, "sha256": sha256},
         "model": dataclasses.asdict(model_config),
@@ -103,7 +96,7 @@ def save_bundle(
         "dataset": dataset,
         "scores": scores,
     }
-    text = json.dumps(tagger, indent=1, allow_nan=False) + "\n"
+    text = bundle_format.to_text(tagger)
     folder.mkdir(parents=True, exist_ok=True)
     files.write_bytes(folder / weights_name, content)
     files.write_text(folder / "README.md", model_card(tagger))
@@ -121,8 +114,12 @@ def save_bundle(
 def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     """Loads a bundle, or the best bundle of a run folder; executes nothing of what it reads.
 
+    Args:
+        folder: a bundle of this mstag or of any before it, or a run.
+        device: where the model goes.
+
     Raises:
-        ValueError: no bundle, a damaged one, or one of a newer format.
+        ValueError: no bundle, a damaged one, or one of a newer mstag.
     """
     import torch
     from safetensors import SafetensorError
@@ -135,34 +132,33 @@ def load_bundle(folder: Path, device: torch.device | str = "cpu") -> Bundle:
     try:
         if sha256 != tagger["weights"]["sha256"]:
             raise ValueError(f"{tagger['weights']['file']} is not the file that was saved")
-        config = from_tables({"model": tagger["model"], "features": tagger["features"]})
+        features, model_config = bundle_format.settings(tagger)
         tag_names = [str(tag) for tag in tagger["tags"]]
         thresholds = [float(threshold) for threshold in tagger["thresholds"]]
-        if (
-            tagger["features_digest"] != features_digest(config.features)
-            or tagger["tags_digest"] != tags_digest(tag_names)
-            or len(thresholds) != len(tag_names)
-        ):
-            raise ValueError("tagger.json was changed by hand: its digests do not fit")
-        shape = config.features.n_mels, config.features.num_frames
+        if len(thresholds) != len(tag_names):
+            raise ValueError(f"{len(thresholds)} thresholds for {len(tag_names)} tags")
         # Building would draw initial weights; the caller's random numbers are not ours to use.
         with torch.random.fork_rng(devices=[]):
-            model = build_model(config.model, *shape, len(tag_names))
+            model = build_model(model_config, features.n_mels, features.num_frames, len(tag_names))
         model.load_state_dict(load(content))
         bundle = Bundle(
             model=model.eval().to(device),
-            model_config=config.model,
-            features=config.features,
+            model_config=model_config,
+            features=features,
             tag_names=tag_names,
             thresholds=thresholds,
             dataset=dict(tagger["dataset"]),
             scores=dict(tagger["scores"]),
             digest=sha256,
         )
+    except bundle_format.NewerFormatError as error:
+        raise ValueError(f"{where}: {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{where}: tagger.json lacks or garbles {error}; get it anew") from None
     except (ValueError, SafetensorError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
+        if advice := bundle_format.advice(tagger):
+            raise ValueError(f"{where}: {reason}; {advice}") from None
         raise ValueError(f"{where}: damaged: {reason}; copy or train it anew") from None
     return bundle
 
@@ -181,29 +177,30 @@ def find_bundle(folder: Path) -> Path:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """tagger.json, checked as far as its weights' name, and the weights' bytes."""
+    """tagger.json, upgraded and checked as far as its weights' name, and the weights' bytes."""
+    where = f"bundle {folder}"
     for attempt in range(3):
         try:
-            tagger = json.loads((folder / "tagger.json").read_text(encoding="utf-8"))
-            version = tagger["format_version"]
-            if isinstance(version, int) and version > FORMAT_VERSION:
-                raise ValueError(
-                    f"bundle {folder}: format {version} is newer than this mstag reads "
-                    f"({FORMAT_VERSION}); upgrade mstag"
-                )
+            tagger = bundle_format.parse((folder / "tagger.json").read_text(encoding="utf-8"))
             name = tagger["weights"]["file"]
-            if version != FORMAT_VERSION or not WEIGHTS_NAME.fullmatch(name):
-                raise KeyError("format_version or weights")
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            if not WEIGHTS_NAME.fullmatch(name):
+                raise KeyError("weights")
+        except (
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise ValueError(
-                f"bundle {folder}: tagger.json is not what mstag writes ({error}); get it anew"
+                f"{where}: tagger.json is not what mstag writes ({error}); get it anew"
             ) from None
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
         try:
             return tagger, (folder / name).read_bytes()
         except FileNotFoundError:
             # A training run may have replaced the bundle between the two reads.
             if attempt == 2:
-                raise ValueError(
-                    f"bundle {folder}: {name} is missing; copy the whole folder"
-                ) from None
+                raise ValueError(f"{where}: {name} is missing; copy the whole folder") from None
     raise AssertionError("unreachable")

@@ -1,5 +1,6 @@
 """Bundles: whole at every moment, refused when they are not what mstag wrote."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from mstag.models.bundle import find_bundle, load_bundle, save_bundle
 
 FEATURES = FeatureConfig(n_mels=16, num_frames=64)
 MODEL = ModelConfig(hidden_units=4)
+SETTINGS = dataclasses.asdict(MODEL)
 
 
 def save(folder: Path, seed: int = 0, **changes: Any) -> str:
@@ -74,7 +76,7 @@ def test_a_bundle_from_before_there_were_chunks_takes_whole_windows(tmp_path: Pa
     save(tmp_path)
     model = json.loads((tmp_path / "tagger.json").read_text())["model"]
     assert model.pop("chunk_frames") == 0
-    edit(tmp_path, model=model)
+    edit(tmp_path, model=model, format_version=1)
     bundle = load_bundle(tmp_path)
     assert bundle.model_config == MODEL
     assert frames_at_once(bundle.model) == 64
@@ -127,16 +129,17 @@ FAULTS = {
     "is missing; copy": lambda b: weights(b).unlink(),
     "is not the file that was saved": lambda b: flip_a_bit(weights(b)),
     "is not the file that was": lambda b: weights(b).write_bytes(weights(b).read_bytes()[:-1]),
-    "newer than this mstag": lambda b: edit(b, format_version=2),
+    "newer than this mstag": lambda b: edit(b, format_version=3),
     "not what mstag writes": lambda b: (b / "tagger.json").write_text("{}"),
     "not what mstag": lambda b: (b / "tagger.json").write_bytes(b"\xff\x00"),
-    "format_version or weights": lambda b: edit(
+    r"what mstag writes \('weights'\)": lambda b: edit(
         b, weights={"file": "../weights-0123456789abcdef.safetensors", "sha256": ""}
     ),
     "changed by hand": lambda b: edit(b, tags=["slow", "guitar", "techno"]),
     "lacks or garbles": lambda b: edit(b, thresholds=None),
-    "size mismatch|damaged": lambda b: edit(b, model={"name": "mscnn", "hidden_units": 5}),
-    "no such architecture": lambda b: edit(b, model={"name": "mscn"}),
+    "2 thresholds for 3 tags": lambda b: edit(b, thresholds=[0.5, 0.5]),
+    "size mismatch|damaged": lambda b: edit(b, model={**SETTINGS, "hidden_units": 5}),
+    "no such architecture": lambda b: edit(b, model={**SETTINGS, "name": "mscn"}),
 }
 
 
