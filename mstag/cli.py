@@ -120,19 +120,37 @@ def tag(
 
 @cli.command()
 @click.argument("bundle", type=RUN)
-@click.option("--to", required=True, metavar="FORMAT", help="pt2: a torch.export program.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
-def export(bundle: Path, to: str, out: Path) -> None:
+@click.option(
+    "--to",
+    required=True,
+    metavar="FORMAT",
+    help="onnx: from windows of waveform, the spectrogram inside; onnx-mel: from log-mel windows; "
+    "pt2: a torch.export program, from log-mel windows.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write, .onnx or .pt2; the labels go beside it, as .json.",
+)
+@click.option("--author", default="", help="For the labels.")
+@click.option("--email", default="", help="For the labels.")
+@click.option("--link", default="", help="For the labels: where the program can be had.")
+def export(bundle: Path, to: str, out: Path, **about: str) -> None:
     """Write a trained tagger as a program that runs without mstag.
 
-    It takes log-mel windows; their settings and the tags are in the JSON file beside it.
+    BUNDLE is a bundle or a run; the program takes windows of music, any number at once, and gives
+    a score per tag. The JSON file beside it, in the style of Essentia's models, has the tags,
+    their thresholds, the features, and how longer music is cut and averaged. Nothing is written
+    unless the program scores as `mstag tag` does.
     """
     from mstag.tagging.export import check_target, export_bundle
+    from mstag.tagging.export_labels import About
 
     check_target(to, out)
     with importing("torch"):
         import torch  # noqa: F401
-    for path in export_bundle(bundle, to, out):
+    for path in export_bundle(bundle, to, out, About(**about)):
         click.echo(path)
 
 

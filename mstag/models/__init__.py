@@ -1,4 +1,8 @@
-"""Architectures by name: batches of spectrograms in, one logit per tag out."""
+"""Architectures by name: batches of spectrograms in, one logit per tag out.
+
+Each network is two parts in a row, and its ``forward`` is both: ``embed`` turns spectrograms into
+features (batch, num_features), and ``classify`` these into logits (batch, num_tags).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING
 from mstag.config import ModelConfig
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 ARCHITECTURES = ("mscnn",)
 
@@ -48,3 +52,15 @@ def frames_at_once(model: nn.Module) -> int:
     num_frames = getattr(model, "num_frames", None)
     assert isinstance(num_frames, int), "a network without num_frames: is it still in a wrapper?"
     return num_frames
+
+
+def embed(model: nn.Module, mel_B1MT: Tensor) -> Tensor:
+    """The features (batch, num_features) that a network's tags are read from."""
+    features_BF: Tensor = model.embed(mel_B1MT)  # type: ignore[operator]
+    return features_BF
+
+
+def classify(model: nn.Module, features_BF: Tensor) -> Tensor:
+    """Logits (batch, num_tags) of what :func:`embed` gave."""
+    logits_BK: Tensor = model.classify(features_BF)  # type: ignore[operator]
+    return logits_BK

@@ -116,7 +116,7 @@ def _as_numbers(version: str) -> tuple[int, ...]:
 
 def _readable(value: Any, depth: int) -> str:
     line = json.dumps(value, allow_nan=False)
-    if depth > 0 and len(line) + depth + 1 <= LINE_LENGTH or not isinstance(value, dict | list):
+    if (depth > 0 and len(line) + depth + 1 <= LINE_LENGTH) or not isinstance(value, dict | list):
         return line
     if not value:
         return line

@@ -101,9 +101,19 @@ class MultiScaleCnn(nn.Module):
 
     def forward(self, x_B1MT: Tensor) -> Tensor:
         """Log-mel spectrograms -> logits (B, num_tags)."""
+        return self.classify(self.embed(x_B1MT))
+
+    def embed(self, x_B1MT: Tensor) -> Tensor:
+        """Log-mel spectrograms -> what the last layer hears, y_BH: ReLU's, so 0 or more."""
         half_B1MT = functional.avg_pool2d(x_B1MT, (2, 4))
         quarter_B1MT = functional.max_pool2d(half_B1MT, (2, 4))
         scales = [self.fine(x_B1MT), self.middle(half_B1MT), self.coarse(quarter_B1MT)]
-        joint_BCMT = self.joint(torch.cat(scales, dim=1))
-        y_BL: Tensor = self.classifier(joint_BCMT)
+        y: Tensor = self.joint(torch.cat(scales, dim=1))
+        for layer in list(self.classifier)[:-1]:
+            y = layer(y)
+        return y
+
+    def classify(self, y_BH: Tensor) -> Tensor:
+        """What :meth:`embed` gave -> logits (B, num_tags)."""
+        y_BL: Tensor = self.classifier[-1](y_BH)
         return y_BL

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mstag.models import frames_at_once
+from mstag.models import classify, embed, frames_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +58,49 @@ def score_windows(model: nn.Module, mel_B1MT: Tensor) -> Tensor:
     Neither the model's mode nor autograd is touched: :func:`predict` does that. The control
     flow depends on T alone, so that torch.export can trace it for any B.
     """
+    return _mean_over_chunks(model, mel_B1MT, lambda mel: (torch.sigmoid(model(mel)),))[0]
+
+
+def score_and_embed(model: nn.Module, mel_B1MT: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores (B, K) of :func:`score_windows`, and features (B, F) in one go with them.
+
+    The features are what the network's last layer hears, :func:`mstag.models.embed`; of a window,
+    too, their mean over its chunks.
+    """
+
+    def both(mel_B1MC: Tensor) -> tuple[Tensor, Tensor]:
+        features_BF = embed(model, mel_B1MC)
+        return torch.sigmoid(classify(model, features_BF)), features_BF
+
+    scores_BK, features_BF = _mean_over_chunks(model, mel_B1MT, both)
+    return scores_BK, features_BF
+
+
+def _mean_over_chunks(
+    model: nn.Module, mel_B1MT: Tensor, of_chunk: Callable[[Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
     num_frames, chunk_frames = mel_B1MT.shape[-1], frames_at_once(model)
     starts = chunk_starts(num_frames, chunk_frames)
     # Chunks that overlap hold less than twice the frames of their window. Half of them at a time
     # never hold more than it: scoring by chunks needs no more memory than scoring whole windows.
     overlap = len(starts) * chunk_frames > num_frames
-    scores_NBK = [
-        _score_chunks(model, [mel_B1MT[..., start : start + chunk_frames] for start in part])
+    parts = [
+        _of_chunks([mel_B1MT[..., start : start + chunk_frames] for start in part], of_chunk)
         for part in ((starts[::2], starts[1::2]) if overlap else (starts,))
     ]
-    return torch.cat(scores_NBK).mean(dim=0)
+    return tuple(torch.cat(found).mean(dim=0) for found in zip(*parts, strict=True))
 
 
-def _score_chunks(model: nn.Module, chunks: list[Tensor]) -> Tensor:
-    """N chunks (B, 1, M, C) -> sigmoids (N, B, K), in one forward pass."""
+def _of_chunks(
+    chunks: list[Tensor], of_chunk: Callable[[Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """N chunks (B, 1, M, C) -> what ``of_chunk`` says of them, (N, B, ...), in one forward pass."""
     mel_NB1MC = torch.cat(chunks)
     if mel_NB1MC.device.type == "cpu":
         # The strides of channels_last, by views alone (to() would name its device in exported
         # programs): half the time, whatever the layout of the weights (0.52; 2 AVX2 cores).
         mel_NB1MC = mel_NB1MC[:, 0, :, :, None].permute(0, 3, 1, 2)
-    return torch.sigmoid(model(mel_NB1MC)).view(len(chunks), chunks[0].shape[0], -1)
+    return tuple(found.view(len(chunks), chunks[0].shape[0], -1) for found in of_chunk(mel_NB1MC))
 
 
 def predict(
@@ -146,7 +169,8 @@ def predict_chunks(model: nn.Module, mel: npt.NDArray[Any]) -> npt.NDArray[np.fl
     try:
         with torch.inference_mode(), _full_float32():
             chunks = [mel_11MT[..., start : start + chunk_frames] for start in starts]
-            scores_NK: npt.NDArray[np.float32] = _score_chunks(model, chunks)[:, 0].cpu().numpy()
+            (scores_N1K,) = _of_chunks(chunks, lambda mel: (torch.sigmoid(model(mel)),))
+            scores_NK: npt.NDArray[np.float32] = scores_N1K[:, 0].cpu().numpy()
     finally:
         model.train(was_training)
     return scores_NK
