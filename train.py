@@ -275,7 +275,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                     thresholds = metrics.best_thresholds(
                         predictions.labels, predictions.scores, predictions.mask
                     )
-                    scores = {"epoch": progress.epoch, "valid": valid}
+                    scores = {"epoch": progress.epoch, "valid": score.for_bundle(report)}
                     save_best(model, thresholds=thresholds.tolist(), scores=scores)
                 tracker.evaluation(
                     axes() | ledger | scored | weights,
@@ -314,7 +314,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                 test_report = score.full_report(report, manifest, best.digest)
                 if ranks.is_first:
                     score.write_eval(run, test_report, predictions)
-                    scores = {**best.scores, "test": test}
+                    scores = {**best.scores, "test": score.for_bundle(report)}
                     save_best(best.model, thresholds=best.thresholds, scores=scores)
         except Stopped:
             save()

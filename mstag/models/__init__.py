@@ -1,7 +1,7 @@
 """Architectures by name: batches of spectrograms in, one logit per tag out.
 
 Each network is two parts in a row, and its ``forward`` is both: ``embed`` turns spectrograms into
-features (batch, num_features), and ``classify`` these into logits (batch, num_tags).
+features (batch, its attribute ``embedding_size``), ``classify`` these into logits.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def frames_at_once(model: nn.Module) -> int:
 
 
 def embed(model: nn.Module, mel_B1MT: Tensor) -> Tensor:
-    """The features (batch, num_features) that a network's tags are read from."""
+    """The features (batch, :func:`embedding_size`) that a network's tags are read from."""
     features_BF: Tensor = model.embed(mel_B1MT)  # type: ignore[operator]
     return features_BF
 
@@ -64,3 +64,10 @@ def classify(model: nn.Module, features_BF: Tensor) -> Tensor:
     """Logits (batch, num_tags) of what :func:`embed` gave."""
     logits_BK: Tensor = model.classify(features_BF)  # type: ignore[operator]
     return logits_BK
+
+
+def embedding_size(model: nn.Module) -> int:
+    """How many features :func:`embed` gives: the network's attribute of this name."""
+    size = getattr(model, "embedding_size", None)
+    assert isinstance(size, int), "a network without embedding_size: is it still in a wrapper?"
+    return size

@@ -70,6 +70,7 @@ class MultiScaleCnn(nn.Module):
                 f"{BANDS_PER_CELL} and {frames} >= {FRAMES_PER_CELL}"
             )
         self.num_frames = num_frames
+        self.embedding_size = config.hidden_units
         self.fine = nn.Sequential(
             ConvBlock(1, 50, (3, 7), (2, 4)),
             ConvBlock(50, 100, (3, 5), (2, 4)),

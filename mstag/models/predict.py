@@ -76,6 +76,16 @@ def score_and_embed(model: nn.Module, mel_B1MT: Tensor) -> tuple[Tensor, Tensor]
     return scores_BK, features_BF
 
 
+def as_in_shards(mel: Tensor) -> Tensor:
+    """Rounds to float16 and back, as storing spectrograms does; for exported programs.
+
+    Not by to(), whose trace would hold the program to the device that it was traced on.
+    """
+    halves: Tensor = torch.ops.aten._to_copy(mel, dtype=torch.float16)
+    rounded: Tensor = torch.ops.aten._to_copy(halves, dtype=torch.float32)
+    return rounded
+
+
 def _mean_over_chunks(
     model: nn.Module, mel_B1MT: Tensor, of_chunk: Callable[[Tensor], tuple[Tensor, ...]]
 ) -> tuple[Tensor, ...]:
@@ -203,6 +213,18 @@ def average_per_clip(predictions: Predictions) -> Predictions:
         mask=None if predictions.mask is None else predictions.mask[rows],
         numbers=None if predictions.numbers is None else predictions.numbers[rows],
     )
+
+
+@contextlib.contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode, without gradients, at full precision; then as it came in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), _full_float32():
+            yield
+    finally:
+        model.train(was_training)
 
 
 @contextlib.contextmanager

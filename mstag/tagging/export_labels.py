@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mstag import __version__
+from mstag.models import embedding_size
 
 if TYPE_CHECKING:
     from mstag.models.bundle import Bundle
@@ -44,7 +46,7 @@ def export_labels(
     *,
     to: str,
     framework: tuple[str, str],
-    num_features: int,
+    outputs: Sequence[str],
     about: About,
 ) -> dict[str, Any]:
     """The labels of a program.
@@ -54,7 +56,7 @@ def export_labels(
         program: the name of its file.
         to: onnx, onnx-mel or pt2.
         framework: its name and version.
-        num_features: length of an embedding.
+        outputs: the names of what the program gives.
         about: what goes into the keys of the same names.
     """
     features, dataset = bundle.features, bundle.dataset
@@ -80,7 +82,7 @@ def export_labels(
             "size": f"{num_clips} clips" if num_clips else "unknown",
             "metrics": _metrics(bundle.scores),
         },
-        "schema": {"inputs": _inputs(bundle, to), "outputs": _outputs(bundle, to, num_features)},
+        "schema": {"inputs": _inputs(bundle, to), "outputs": _outputs(bundle, outputs)},
         "citation": "",
         "format_version": FORMAT_VERSION,
         "mstag_version": __version__,
@@ -122,7 +124,7 @@ def _inputs(bundle: Bundle, to: str) -> list[dict[str, Any]]:
     ]
 
 
-def _outputs(bundle: Bundle, to: str, num_features: int) -> list[dict[str, Any]]:
+def _outputs(bundle: Bundle, names: Sequence[str]) -> list[dict[str, Any]]:
     scores = {
         "name": "scores",
         "type": "float",
@@ -133,11 +135,11 @@ def _outputs(bundle: Bundle, to: str, num_features: int) -> list[dict[str, Any]]
     embeddings = {
         "name": "embeddings",
         "type": "float",
-        "shape": ["batch", num_features],
-        "op": "input of the last layer",
+        "shape": ["batch", embedding_size(bundle.model)],
+        "op": "what the last layer hears",
         "output_purpose": "embeddings",
     }
-    return [scores] if to == "pt2" else [scores, embeddings]
+    return [output for output in (scores, embeddings) if output["name"] in names]
 
 
 def _windows(bundle: Bundle, to: str) -> dict[str, Any]:

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mstag.models.predict import score_and_embed
+from mstag import __version__
+from mstag.models.predict import as_in_shards, score_and_embed
 from mstag.tagging.spectrogram import Spectrogram, num_samples
 
 if TYPE_CHECKING:
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 OPSET, IR_VERSION = 18, 8
 """Of ONNX 1.13 (December 2022)."""
+FRAMEWORK = "onnx", f"opset {OPSET}, IR {IR_VERSION}"
 OUTPUTS = ["scores", "embeddings"]
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-class FromMel(nn.Module):
+class _FromMel(nn.Module):
     """Log-mel windows (B, 1, n_mels, num_frames) -> scores (B, K), features (B, F)."""
 
     def __init__(self, bundle: Bundle) -> None:
@@ -39,16 +41,16 @@ class FromMel(nn.Module):
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Rounds to float16 first, as shards do and as the tagger does."""
-        return score_and_embed(self.model, mel.to(torch.float16).to(torch.float32))
+        return score_and_embed(self.model, as_in_shards(mel))
 
 
-class FromWaveform(nn.Module):
+class _FromWaveform(nn.Module):
     """Waveform windows -> scores (B, K), features (B, F); see :class:`Spectrogram`."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__()
         self.spectrogram = Spectrogram(bundle.features)
-        self.from_mel = FromMel(bundle)
+        self.from_mel = _FromMel(bundle)
 
     def forward(self, waveform: Tensor, num_frames: Tensor) -> tuple[Tensor, Tensor]:
         """Windows and how many of their frames are audio."""
@@ -72,60 +74,74 @@ def require_packages() -> None:
             ) from None
 
 
-def onnx_program(bundle: Bundle, *, with_spectrogram: bool, labels: str) -> bytes:
-    """The program's file; ``labels`` go into its metadata under the key ``mstag``."""
+def from_waveform(bundle: Bundle, labels: str) -> bytes:
+    """The file of a program that hears windows of waveform.
+
+    ``labels`` stand in its metadata, under the key "mstag".
+
+    Raises:
+        ValueError: the bundle cannot hear waveforms, as its recipe is unknown.
+    """
+    waveform = torch.zeros(2, num_samples(bundle.features))
+    num_frames = torch.full((2,), bundle.features.num_frames)
+    inputs = {"waveform": waveform, "num_frames": num_frames}
+    model = _traced(_FromWaveform(bundle), inputs)
+    (given,) = (given for given in model.graph.input if given.name == "num_frames")
+    given.type.tensor_type.shape.dim[0].dim_param = "batch or 1"
+    # An input that is an initializer too may be left out.
+    model.graph.initializer.append(_tensor("num_frames", num_frames[:1]))
+    return _finished(model, labels)
+
+
+def from_mel(bundle: Bundle, labels: str) -> bytes:
+    """The same for a program that takes log-mel windows."""
+    features = bundle.features
+    mel = torch.zeros(2, 1, features.n_mels, features.num_frames)
+    return _finished(_traced(_FromMel(bundle), {"mel": mel}), labels)
+
+
+def _traced(program: nn.Module, inputs: dict[str, Tensor]) -> Any:
+    """The ONNX model of a program, for any batch size."""
     batch = {0: torch.export.Dim("batch", min=1)}
-    if with_spectrogram:
-        program: nn.Module = FromWaveform(bundle)
-        features = bundle.features
-        example: tuple[Tensor, ...] = (
-            torch.zeros(2, num_samples(features)),
-            torch.full((2,), features.num_frames),
-        )
-        names = ["waveform", "num_frames"]
-    else:
-        program, names = FromMel(bundle), ["mel"]
-        example = (torch.zeros(2, 1, bundle.features.n_mels, bundle.features.num_frames),)
     with torch.no_grad(), _quiet():
         exported = torch.onnx.export(
             program.eval(),
-            example,
+            tuple(inputs.values()),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
-            input_names=names,
+            input_names=list(inputs),
             output_names=OUTPUTS,
-            dynamic_shapes=dict.fromkeys(names, batch),
+            dynamic_shapes=dict.fromkeys(inputs, batch),
         )
     assert exported is not None
-    return _finished(exported.model_proto, bundle, labels)
+    return exported.model_proto
 
 
-def _finished(model: Any, bundle: Bundle, labels: str) -> bytes:
-    """Without the exporter's notes, which hold paths of this machine; with ours."""
+def _finished(model: Any, labels: str) -> bytes:
+    """With our notes in place of the exporter's, which hold paths of this machine."""
     import onnx
 
     graph = model.graph
     assert not model.functions, "functions need a later IR version"
     model.ir_version = IR_VERSION
-    model.producer_name, model.doc_string = "mstag", ""
-    graph.name, graph.doc_string = "mstag", ""
+    model.producer_name, model.producer_version = "mstag", __version__
+    graph.name = "mstag"
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
-        if hasattr(part, "metadata_props"):
-            del part.metadata_props[:]
+        del part.metadata_props[:]
         part.doc_string = ""
     entry = model.metadata_props.add()
     entry.key, entry.value = "mstag", labels
-    for given in graph.input:
-        if given.name == "num_frames":
-            # An input with a value of the same name may be left out.
-            given.type.tensor_type.shape.dim[0].dim_param = "batch or 1"
-            whole = np.array([bundle.features.num_frames], np.int64)
-            graph.initializer.append(onnx.numpy_helper.from_array(whole, "num_frames"))
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()
     return content
+
+
+def _tensor(name: str, values: Tensor) -> Any:
+    import onnx
+
+    return onnx.numpy_helper.from_array(values.numpy(), name)
 
 
 def run(program: Path, inputs: dict[str, NDArray[Any]]) -> NDArray[np.float32]:

@@ -1,14 +1,14 @@
 """A trained model -> tags for anyone's music.
 
-Shapes: n samples of a waveform, r rows of scores over a piece, t tags.
+Shapes: n samples of a waveform, r rows of scores over a piece, t tags, f features.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from mstag.models import frames_at_once
 from mstag.models.bundle import Bundle, load_bundle
 from mstag.models.predict import chunk_starts, predict
 from mstag.runtime import pick_device
+from mstag.tagging import hub
+from mstag.tagging.embeddings import embed_file, embed_waveform
+from mstag.tagging.requirements import require_packages
 
 WINDOWS_PER_BATCH = 8
 """Windows scored at a time (0.3 GB of activations with the default features)."""
@@ -60,7 +63,37 @@ class Tagger:
             ValueError: no bundle, a damaged one, or no such device.
         """
         picked = pick_device(device)
+        require_packages()
         return cls(load_bundle(Path(bundle), picked), picked)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        bundle: str | Path,
+        device: str = "auto",
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+    ) -> Tagger:
+        """Loads a bundle, or the best of a run, or what an id of the Hugging Face Hub stands for.
+
+        Args:
+            bundle: a folder that exists, or else an id such as user/name.
+            device: auto, cpu or cuda.
+            revision: a branch, tag or commit on the Hub.
+            cache_dir: where the Hub's files are kept.
+            token: for what is private.
+            endpoint: another server than the Hub.
+
+        Raises:
+            ValueError: see :meth:`load` and :func:`mstag.tagging.hub.find_or_fetch`.
+        """
+        folder = hub.find_or_fetch(
+            bundle, revision=revision, cache_dir=cache_dir, token=token, endpoint=endpoint
+        )
+        return cls.load(folder, device)
 
     @property
     def tag_names(self) -> list[str]:
@@ -129,6 +162,88 @@ class Tagger:
         if not np.isfinite(scores).all():
             raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
         return scores
+
+    def tag_batch(
+        self, sources: Iterable[str | Path], *, on_error: Literal["raise", "none"] = "raise"
+    ) -> list[list[tuple[str, float]] | None]:
+        """Tags files, decoding some while it scores others.
+
+        Args:
+            sources: audio files.
+            on_error: what becomes of one that cannot be tagged: a ValueError ("raise"), or None
+                in its place ("none").
+
+        Returns:
+            For each, in order, what :meth:`tag` returns.
+
+        Raises:
+            ValueError: names the first file that cannot be tagged, and why.
+        """
+        from mstag.tagging.batch import Result, tag_files
+
+        found: list[list[tuple[str, float]] | None] = []
+        for result in tag_files(self, [Result(str(source)) for source in sources]):
+            if result.error is not None and on_error == "raise":
+                raise ValueError(f"{result.path}: {result.error}")
+            found.append(None if result.error is not None else self.ranked(result.scores))
+        return found
+
+    def embeddings(
+        self, source: str | Path | bytes | NDArray[Any], sample_rate_hz: int | None = None
+    ) -> NDArray[np.float32]:
+        """The features (f,) that the tags are read from: :meth:`embeddings_over_time`, averaged."""
+        over_time = self.embeddings_over_time(source, sample_rate_hz)
+        mean: NDArray[np.float32] = over_time.mean(axis=0)
+        return mean
+
+    def embeddings_over_time(
+        self, source: str | Path | bytes | NDArray[Any], sample_rate_hz: int | None = None
+    ) -> NDArray[np.float32]:
+        """What the network's last layer hears of each window, or of each chunk of each window.
+
+        Args:
+            source: an audio file, the bytes of one, or a waveform as for :meth:`scores`.
+            sample_rate_hz: of a waveform; a file brings its own.
+
+        Returns:
+            (r, f): a row per :attr:`step_s` seconds; for mscnn f is ``model.hidden_units``, and
+            features are 0 or more. Of a file, windows of silence are left out.
+
+        Raises:
+            ValueError: not audio, or not such a waveform.
+        """
+        if isinstance(source, np.ndarray):
+            if sample_rate_hz is None:
+                raise ValueError("a waveform without its sample_rate_hz: give it as well")
+            audio = resample(_checked(source), sample_rate_hz, self.sample_rate_hz)
+            return embed_waveform(self.bundle, audio, self.device)
+        path = Path(source) if isinstance(source, str) else source
+        return embed_file(self.bundle, path, self.device)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+        message: str = "",
+    ) -> str:
+        """Uploads the bundle to the Hugging Face Hub; see :func:`mstag.tagging.hub.push`.
+
+        Returns:
+            The address of the commit.
+        """
+        return hub.push(
+            self.bundle,
+            repo_id,
+            private=private,
+            revision=revision,
+            token=token,
+            endpoint=endpoint,
+            message=message,
+        )
 
     def _batches(self, mel: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
         rows = self._rows(mel)

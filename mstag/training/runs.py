@@ -165,7 +165,9 @@ def dataset_card(manifest: Manifest, kind: str) -> dict[str, Any]:
         "kind": kind,
         "digest": manifest.digest,
         "split_rule": manifest.split_rule,
+        "clips": {name: split.clips for name, split in manifest.splits.items()},
         "leaks": manifest.leaks,
+        "oracle_roc_auc": manifest.oracle_roc_auc,
     }
 
 

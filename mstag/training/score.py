@@ -160,6 +160,26 @@ def full_report(
     }
 
 
+def for_bundle(report: dict[str, Any]) -> dict[str, Any]:
+    """What a bundle keeps of a report, for its card: rounded, and without intervals not taken."""
+    kept = ("clips", "roc_auc", "roc_auc_ci", "pr_auc", "pr_auc_ci", "loss", "skipped_tags")
+    return {
+        **_brief({key: report[key] for key in kept}),
+        "per_tag": [_brief(row) for row in report["per_tag"]],
+    }
+
+
+def _brief(values: dict[str, Any]) -> dict[str, Any]:
+    def rounded(value: Any) -> Any:
+        return round(value, 6) if isinstance(value, float) else value
+
+    return {
+        key: [rounded(end) for end in value] if key.endswith("_ci") else rounded(value)
+        for key, value in values.items()
+        if value is not None or not key.endswith("_ci")
+    }
+
+
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Writes a report as JSON, atomically; NaN would be a defect and is not written."""
     files.write_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")

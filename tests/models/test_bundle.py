@@ -93,13 +93,10 @@ def test_a_new_best_replaces_the_old_one(tmp_path: Path) -> None:
     assert save(tmp_path, seed=2) == second
 
 
-def test_model_card_says_what_it_is_worth(tmp_path: Path) -> None:
+def test_the_card_stands_in_the_folder(tmp_path: Path) -> None:
     save(tmp_path)
-    for words in ("roc_auc | 0.9100", "split_rule | artist", "leaks.test", "guitar, slow, techno"):
+    for words in ("| roc\\_auc | 0.9100 |", "| split\\_rule | artist |", "| guitar | 0.5000 |"):
         assert words in card(tmp_path)
-    assert "weak on real recordings" in card(tmp_path)
-    save(tmp_path, dataset={"name": "mtt"})
-    assert "weak on real recordings" not in card(tmp_path)
 
 
 def test_a_run_folder_stands_for_its_best(tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""What hearing audio takes besides the network, looked for before anything is heard."""
+
+from __future__ import annotations
+
+import importlib.util
+
+PACKAGES = ("soundfile", "soxr")
+"""To decode and to resample. Spectrograms take none of their own; :class:`LogMel` itself
+refuses features whose recipe is unknown."""
+
+
+def require_packages() -> None:
+    """Refuses to load a tagger that could not hear.
+
+    Raises:
+        ValueError: names the package.
+    """
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"the package {name} is not installed, without which audio cannot become "
+                f"spectrograms: pip install {name}"
+            )
