@@ -21,7 +21,8 @@ from mstag import __version__
 from mstag.config import FeatureConfig, ModelConfig, digest, from_tables
 
 FORMAT_VERSION = 2
-LINE_LENGTH = 100
+LINE_LENGTH = 160
+"""Of tagger.json: a tag with its scores and their intervals fits in."""
 SECTIONS = {"features": FeatureConfig, "model": ModelConfig}
 
 
@@ -116,17 +117,30 @@ def _as_numbers(version: str) -> tuple[int, ...]:
 
 def _readable(value: Any, depth: int) -> str:
     line = json.dumps(value, allow_nan=False)
-    if (depth > 0 and len(line) + depth + 1 <= LINE_LENGTH) or not isinstance(value, dict | list):
-        return line
-    if not value:
+    fits = depth > 0 and len(line) + depth + 1 <= LINE_LENGTH
+    if fits or not value or not isinstance(value, dict | list):
         return line
     inner = depth + 1
+    indent = " " * inner
     if isinstance(value, dict):
         rows = [f"{json.dumps(str(key))}: {_readable(v, inner)}" for key, v in value.items()]
         opening, closing = "{", "}"
-    else:
+    elif any(isinstance(v, dict | list) for v in value):
         rows = [_readable(v, inner) for v in value]
         opening, closing = "[", "]"
-    indent = " " * inner
+    else:
+        rows = _filled([json.dumps(v) for v in value], LINE_LENGTH - inner - 1)
+        opening, closing = "[", "]"
     body = f",\n{indent}".join(rows)
     return f"{opening}\n{indent}{body}\n{' ' * depth}{closing}"
+
+
+def _filled(words: list[str], width: int) -> list[str]:
+    """As many words a row as fit, with commas between."""
+    rows = [words[0]]
+    for word in words[1:]:
+        if len(rows[-1]) + 2 + len(word) <= width:
+            rows[-1] += f", {word}"
+        else:
+            rows.append(word)
+    return rows

@@ -112,6 +112,8 @@ def test_the_readable_form_is_json(value: Any) -> None:
 
 def test_a_row_of_a_table_stands_on_a_line() -> None:
     rows = [{"tag": f"tag {i}", "roc_auc": 0.9, "roc_auc_ci": [0.8, 1.0]} for i in range(9)]
-    lines = bundle_format.to_text({"scores": {"test": {"per_tag": rows}}}).splitlines()
+    tagger = {"scores": {"test": {"per_tag": rows}}, "thresholds": [i / 7 for i in range(50)]}
+    lines = bundle_format.to_text(tagger).splitlines()
     assert sum("roc_auc_ci" in line for line in lines) == 9
+    assert len(lines) < 40
     assert max(map(len, lines)) <= bundle_format.LINE_LENGTH
