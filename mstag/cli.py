@@ -119,7 +119,7 @@ def tag(
 
 
 @cli.command()
-@click.argument("bundle", type=RUN)
+@click.argument("bundle")
 @click.option(
     "--to",
     required=True,
@@ -136,21 +136,23 @@ def tag(
 @click.option("--author", default="", help="For the labels.")
 @click.option("--email", default="", help="For the labels.")
 @click.option("--link", default="", help="For the labels: where the program can be had.")
-def export(bundle: Path, to: str, out: Path, **about: str) -> None:
+def export(bundle: str, to: str, out: Path, **about: str) -> None:
     """Write a trained tagger as a program that runs without mstag.
 
-    BUNDLE is a bundle or a run; the program takes windows of music, any number at once, and gives
-    a score per tag. The JSON file beside it, in the style of Essentia's models, has the tags,
-    their thresholds, the features, and how longer music is cut and averaged. Nothing is written
-    unless the program scores as `mstag tag` does.
+    BUNDLE is a bundle, a run, or an id on the Hugging Face Hub. The program takes windows of
+    music, any number at once, and gives a score per tag. The JSON file beside it, in the style of
+    Essentia's models, has the tags, their thresholds, the features, and how longer music is cut
+    and averaged. Nothing is written unless the program scores as `mstag tag` does.
     """
     from mstag.tagging.export import check_target, export_bundle
     from mstag.tagging.export_labels import About
+    from mstag.tagging.hub import find_or_fetch
 
     check_target(to, out)
+    folder = find_or_fetch(bundle)  # a wrong name is said before torch takes its seconds
     with importing("torch"):
         import torch  # noqa: F401
-    for path in export_bundle(bundle, to, out, About(**about)):
+    for path in export_bundle(folder, to, out, About(**about)):
         click.echo(path)
 
 

@@ -71,6 +71,14 @@ def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
     assert report["clips"] == sum(tiny_run.SIZES["test"])
     assert report["roc_auc_ci"][0] <= report["roc_auc"] <= report["roc_auc_ci"][1]
     assert {"checkpoint_digest", "dataset_digest", "features_digest", "tags_digest"} <= set(report)
+    bundle = json.loads((whole / "best" / "tagger.json").read_text())
+    kept = bundle["scores"]["test"]
+    assert kept["roc_auc_ci"] == pytest.approx(report["roc_auc_ci"], abs=1e-6)
+    assert [row["tag"] for row in kept["per_tag"]] == bundle["tags"]
+    assert bundle["dataset"]["clips"] == {name: sum(n) for name, n in tiny_run.SIZES.items()}
+    low, high = report["roc_auc_ci"]
+    card = (whole / "best" / "README.md").read_text()
+    assert f"{report['roc_auc']:.4f} [{low:.4f}, {high:.4f}]" in card
 
 
 def test_the_lines_of_metrics(whole: Path) -> None:

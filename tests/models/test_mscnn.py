@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from mstag.config import ModelConfig
-from mstag.models import build_model, frames_at_once
+from mstag.models import build_model, classify, embed, embedding_size, frames_at_once
 from mstag.models.mscnn import ConvBlock, MultiScaleCnn
 
 # The recipe of 2017: 128 bands x 628 frames, 50 tags. Weights + biases of each layer.
@@ -155,3 +155,13 @@ def test_learns_to_tell_two_clips_apart() -> None:
         ):
             parameter.data -= 0.1 * gradient
     assert ((model(x) > 0) == y.bool()).all()
+
+
+def test_it_is_two_parts_in_a_row() -> None:
+    model = small_model().eval()
+    x_B1MT = torch.randn(2, 1, 16, 64)
+    with torch.inference_mode():
+        features_BF = embed(model, x_B1MT)
+        assert features_BF.shape == (2, embedding_size(model)) == (2, 8)
+        assert features_BF.min() == 0
+        assert torch.equal(classify(model, features_BF), model(x_B1MT))
