@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -163,9 +163,19 @@ class Tagger:
             raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
         return scores
 
+    @overload
+    def tag_batch(
+        self, sources: Iterable[str | Path], *, on_error: Literal["raise"] = "raise"
+    ) -> list[list[tuple[str, float]]]: ...
+
+    @overload
+    def tag_batch(
+        self, sources: Iterable[str | Path], *, on_error: Literal["none"]
+    ) -> list[list[tuple[str, float]] | None]: ...
+
     def tag_batch(
         self, sources: Iterable[str | Path], *, on_error: Literal["raise", "none"] = "raise"
-    ) -> list[list[tuple[str, float]] | None]:
+    ) -> list[Any]:
         """Tags files, decoding some while it scores others.
 
         Args:
@@ -181,7 +191,9 @@ class Tagger:
         """
         from mstag.tagging.batch import Result, tag_files
 
-        found: list[list[tuple[str, float]] | None] = []
+        if on_error not in ("raise", "none"):
+            raise ValueError(f"on_error = {on_error!r}: must be raise or none")
+        found: list[Any] = []
         for result in tag_files(self, [Result(str(source)) for source in sources]):
             if result.error is not None and on_error == "raise":
                 raise ValueError(f"{result.path}: {result.error}")

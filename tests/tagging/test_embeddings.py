@@ -72,6 +72,8 @@ def test_a_batch_of_files_keeps_its_order_and_survives_a_bad_one(
     bad.write_text("text")
     with pytest.raises(ValueError, match=r"bad\.mp3: .*decoded"):
         tagger.tag_batch([paths[0], bad])
+    with pytest.raises(ValueError, match="must be raise or none"):
+        tagger.tag_batch(paths, on_error="skip")  # type: ignore[call-overload]
     found = tagger.tag_batch([str(bad), str(paths[0]), "none.wav"], on_error="none")
     assert found[0] is found[2] is None
     assert found[1] is not None
