@@ -47,13 +47,6 @@ def build_model(config: ModelConfig, n_mels: int, num_frames: int, num_tags: int
     raise ValueError(f"model.name = {config.name!r}: no such architecture; {hint}")
 
 
-def frames_at_once(model: nn.Module) -> int:
-    """Frames that a network takes at once: its attribute ``num_frames``, which each carries."""
-    num_frames = getattr(model, "num_frames", None)
-    assert isinstance(num_frames, int), "a network without num_frames: is it still in a wrapper?"
-    return num_frames
-
-
 def embed(model: nn.Module, mel_B1MT: Tensor) -> Tensor:
     """The features (batch, :func:`embedding_size`) that a network's tags are read from."""
     features_BF: Tensor = model.embed(mel_B1MT)  # type: ignore[operator]
@@ -71,3 +64,10 @@ def embedding_size(model: nn.Module) -> int:
     size = getattr(model, "embedding_size", None)
     assert isinstance(size, int), "a network without embedding_size: is it still in a wrapper?"
     return size
+
+
+def frames_at_once(model: nn.Module) -> int:
+    """Frames that a network takes at once: its attribute ``num_frames``, which each carries."""
+    num_frames = getattr(model, "num_frames", None)
+    assert isinstance(num_frames, int), "a network without num_frames: is it still in a wrapper?"
+    return num_frames

@@ -70,6 +70,11 @@ Made by mstag {tagger["mstag_version"]}. Architecture `{tagger["model"]["name"]}
 """
 
 
+def _seconds(num_frames: int, features: dict[str, Any]) -> str:
+    """How long a spectrogram of so many frames is."""
+    return f"{(num_frames - 1) * features['hop_length'] / features['sample_rate_hz']:.1f} s"
+
+
 def _scores(scores: dict[str, Any]) -> str:
     splits = _splits(scores)
     if not splits:
@@ -167,11 +172,6 @@ def _interval(ends: list[float] | None) -> str:
 
 def _share(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1%}"
-
-
-def _seconds(num_frames: int, features: dict[str, Any]) -> str:
-    """How long a spectrogram of so many frames is."""
-    return f"{(num_frames - 1) * features['hop_length'] / features['sample_rate_hz']:.1f} s"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -142,7 +142,7 @@ def predict(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32():
             for batch in batches:
                 if between_batches is not None:
                     between_batches()
@@ -168,6 +168,18 @@ def predict(
     )
 
 
+@contextlib.contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode, without gradients, at full precision; then as it came in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), full_float32():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def predict_chunks(model: nn.Module, mel: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Scores of one window (M, T) over time, (N, K): of each chunk that the network takes."""
     device = next(model.parameters()).device
@@ -177,7 +189,7 @@ def predict_chunks(model: nn.Module, mel: npt.NDArray[Any]) -> npt.NDArray[np.fl
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32():
             chunks = [mel_11MT[..., start : start + chunk_frames] for start in starts]
             (scores_N1K,) = _of_chunks(chunks, lambda mel: (torch.sigmoid(model(mel)),))
             scores_NK: npt.NDArray[np.float32] = scores_N1K[:, 0].cpu().numpy()
@@ -216,22 +228,12 @@ def average_per_clip(predictions: Predictions) -> Predictions:
 
 
 @contextlib.contextmanager
-def in_float32(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode, without gradients, at full precision; then as it came in."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), _full_float32():
-            yield
-    finally:
-        model.train(was_training)
-
-
-@contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """No autocast, no TF32, which cudnn's convolutions use unless told otherwise.
 
-    Nor cudnn's benchmark, so that the same weights score the same each time.
+    Nor cudnn's benchmark, so that the same weights score the same each time. All but autocast
+    are settings of the process: where several threads score, hold it around all of them, or one
+    hands back what another still needs.
     """
     matmul_precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn

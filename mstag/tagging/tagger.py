@@ -138,31 +138,6 @@ class Tagger:
         order = np.argsort(-scores, kind="stable")
         return [(self.tag_names[i], float(scores[i])) for i in order]
 
-    def scores(self, waveform: NDArray[Any], sample_rate_hz: int) -> NDArray[np.float32]:
-        """Scores (t,), 0 to 1, of a waveform; see :meth:`scores_over_time`."""
-        mean: NDArray[np.float32] = self.scores_over_time(waveform, sample_rate_hz).mean(axis=0)
-        return mean
-
-    def scores_over_time(self, waveform: NDArray[Any], sample_rate_hz: int) -> NDArray[np.float32]:
-        """Scores of each window of a waveform, or of each chunk of each window.
-
-        Args:
-            waveform: (n,), mono, floating point, nominally -1 to 1.
-            sample_rate_hz: its rate.
-
-        Returns:
-            (r, t), 0 to 1; a row per :attr:`step_s` seconds.
-
-        Raises:
-            ValueError: the waveform is not of this kind, or holds what is not a finite number.
-        """
-        audio = resample(_checked(waveform), sample_rate_hz, self.sample_rate_hz)
-        mel = self._log_mel(audio)
-        scores = predict(self.bundle.model, self._batches(mel), self.device).scores
-        if not np.isfinite(scores).all():
-            raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
-        return scores
-
     @overload
     def tag_batch(
         self, sources: Iterable[str | Path], *, on_error: Literal["raise"] = "raise"
@@ -256,6 +231,31 @@ class Tagger:
             endpoint=endpoint,
             message=message,
         )
+
+    def scores(self, waveform: NDArray[Any], sample_rate_hz: int) -> NDArray[np.float32]:
+        """Scores (t,), 0 to 1, of a waveform; see :meth:`scores_over_time`."""
+        mean: NDArray[np.float32] = self.scores_over_time(waveform, sample_rate_hz).mean(axis=0)
+        return mean
+
+    def scores_over_time(self, waveform: NDArray[Any], sample_rate_hz: int) -> NDArray[np.float32]:
+        """Scores of each window of a waveform, or of each chunk of each window.
+
+        Args:
+            waveform: (n,), mono, floating point, nominally -1 to 1.
+            sample_rate_hz: its rate.
+
+        Returns:
+            (r, t), 0 to 1; a row per :attr:`step_s` seconds.
+
+        Raises:
+            ValueError: the waveform is not of this kind, or holds what is not a finite number.
+        """
+        audio = resample(_checked(waveform), sample_rate_hz, self.sample_rate_hz)
+        mel = self._log_mel(audio)
+        scores = predict(self.bundle.model, self._batches(mel), self.device).scores
+        if not np.isfinite(scores).all():
+            raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
+        return scores
 
     def _batches(self, mel: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
         rows = self._rows(mel)

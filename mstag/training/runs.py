@@ -164,10 +164,10 @@ def dataset_card(manifest: Manifest, kind: str) -> dict[str, Any]:
         "name": manifest.dataset,
         "kind": kind,
         "digest": manifest.digest,
-        "split_rule": manifest.split_rule,
         "clips": {name: split.clips for name, split in manifest.splits.items()},
-        "leaks": manifest.leaks,
         "oracle_roc_auc": manifest.oracle_roc_auc,
+        "split_rule": manifest.split_rule,
+        "leaks": manifest.leaks,
     }
 
 
