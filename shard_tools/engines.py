@@ -42,10 +42,10 @@ def processes(num_workers: int | None = None) -> Engine:
                     receipt = pack_shard(task, output)
                 yield receipt
             return
-        # A fork server imports torch once and alone, before any thread starts; plain fork
-        # copies the parent's locks, spawn pays seconds of import per worker.
+        # A fork server imports what is slow once and alone, before any thread starts; plain fork
+        # copies the parent's locks, spawn pays a second of imports per worker.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "soxr", "soundfile", "shard_tools.pack_shard"])
+        context.set_forkserver_preload(["shard_tools.preload"])
         with ProcessPoolExecutor(
             min(wanted, len(tasks)), mp_context=context, initializer=_settle
         ) as pool:
@@ -76,17 +76,11 @@ def processes(num_workers: int | None = None) -> Engine:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keeps the pools of numpy's and torch's libraries to one thread: workers share the cores."""
-    import torch
+    """Keeps the pools of numpy's libraries to one thread: workers share the cores."""
     from threadpoolctl import threadpool_limits
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with threadpool_limits(1):
+        yield
 
 
 def ray(address: str | None = None) -> Engine:

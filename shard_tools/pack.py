@@ -110,9 +110,8 @@ def pack(
                     kept[fresh.entry.name] = replace(fresh, heard={})
                     skipped += fresh.skipped
                     check_skipped(skipped, header)
-        except BaseException:
-            output.clear(half_written)  # by workers that were killed: a disk may be full
-            raise
+        finally:
+            output.clear(half_written)  # by workers that were killed, or whose machine was lost
         note = replace(note, shards=_sums(own, kept))
         merge.write_part(output, note)
         manifest = None

@@ -65,16 +65,23 @@ class _Handler(BaseHTTPRequestHandler):
         site = self.server
         with site.lock:
             site.now += 1
+            self.counts = True
             is_one_too_many = site.now > site.num_at_once
             site.most = max(site.most, site.now)
         try:
             if is_one_too_many:
+                self.leave(site)
                 self.send_error(503)
             else:
                 self.answer(site, self.path.split("?")[0].lstrip("/"))
         finally:
-            with site.lock:
-                site.now -= 1
+            self.leave(site)
+
+    def leave(self, site: Site) -> None:
+        """Before the client has heard all: its next request may be quicker than this thread."""
+        with site.lock:
+            site.now -= self.counts
+            self.counts = False
 
     def answer(self, site: Site, path: str) -> None:
         wanted = self.headers["Range"]
@@ -99,6 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         end = next((cut for cut in site.cuts if start < cut < len(content)), len(content))
         for position in range(start, end, 1 << 14):
+            if position + (1 << 14) >= end:
+                self.leave(site)
             self.wfile.write(content[position : min(end, position + (1 << 14))])
             time.sleep(site.block_s)
         if end < len(content):

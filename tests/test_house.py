@@ -19,6 +19,7 @@ LEVELS = [
     {"mstag.show", "mstag.metrics", "mstag.curves"},
     {
         "mstag.checks",
+        "mstag.compiling",
         "mstag.config",
         "mstag.runtime",
         "mstag.stopping",

@@ -8,17 +8,12 @@ differs from the recipe by up to 0.14 in log units; hence the filter bank below.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstag.config import FeatureConfig
-
-if TYPE_CHECKING:
-    import torch
 
 POWER_FLOOR = 1e-20
 SILENCE = float(np.log(POWER_FLOOR))
@@ -73,13 +68,9 @@ def require_recipe(features: FeatureConfig) -> None:
 
 
 class LogMel:
-    """Computes log-mel spectrograms on the CPU; holds the window and the filters.
+    """Computes log-mel spectrograms on the CPU.
 
-    Frames are computed a few at a time, so that they and their spectra stay in the CPU's
-    cache and a recording of any length needs no more memory than its result. Mel bands are
-    matrix products over the bins that a few neighbouring bands span, as most of the filter
-    bank is zeros. Takes a third of the time of torchaudio's spectrogram and a product with
-    the whole bank.
+    A recording of any length needs no more memory than its result.
 
     Args:
         features: the settings.
@@ -89,13 +80,11 @@ class LogMel:
     """
 
     def __init__(self, features: FeatureConfig) -> None:
-        import torch
+        from mstag.data.spectrum import MelPower
 
         require_recipe(features)
         self.features = features
-        self._window = torch.hann_window(features.n_fft, periodic=True)
-        self._bands = _band_groups(mel_filters(features).astype(np.float32))
-        self._own = threading.local()
+        self._power = MelPower(features.n_fft, features.hop_length, mel_filters(features))
 
     def __call__(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         """Waveform (num_samples,) -> log-mel (n_mels, num_frames), both float32.
@@ -126,90 +115,13 @@ class LogMel:
         Returns:
             (n_mels, 1 + (num_samples - n_fft) // hop_length).
         """
-        import torch
-
-        n_fft, hop = self.features.n_fft, self.features.hop_length
-        num_frames = 1 + (len(padded) - n_fft) // hop
-        cut = torch.from_numpy(padded).unfold(0, n_fft, hop)
-        windowed, spectrum = self._buffers()
-        mel = np.empty((self.features.n_mels, num_frames), np.float32)
-        for first in range(0, num_frames, _FRAMES_AT_ONCE):
-            frames = cut[first : first + _FRAMES_AT_ONCE]
-            torch.mul(frames, self._window, out=windowed[: len(frames)])
-            torch.fft.rfft(windowed[: len(frames)], out=spectrum[: len(frames)])
-            # Real and imaginary parts side by side; the filters stand twice to add them up.
-            power = torch.view_as_real(spectrum[: len(frames)]).numpy().reshape(len(frames), -1)
-            columns = mel[:, first : first + len(frames)]
-            # Far too loud audio becomes infinite here, and is refused further on.
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.multiply(power, power, out=power)
-                for group in self._bands:
-                    np.matmul(group.filters, power[:, group.parts].T, out=columns[group.bands])
-        np.maximum(mel, POWER_FLOOR, out=mel)
+        mel = np.maximum(self._power(padded), np.float32(POWER_FLOOR))
         return np.log(mel, out=mel)
-
-    def _buffers(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Windowed frames and their spectra: of each thread, and used again and again."""
-        import torch
-
-        if not hasattr(self._own, "buffers"):
-            n_fft = self.features.n_fft
-            windowed = torch.empty(_FRAMES_AT_ONCE, n_fft)
-            spectrum = torch.empty(_FRAMES_AT_ONCE, n_fft // 2 + 1, dtype=torch.complex64)
-            self._own.buffers = (windowed, spectrum)
-        buffers: tuple[torch.Tensor, torch.Tensor] = self._own.buffers
-        return buffers
-
-
-_FRAMES_AT_ONCE = 128
-"""Their windowed samples and spectra take 2 MB with the default features; measured."""
-
-_GROUP_WEIGHTS = 2048
-"""Weights in a group of mel bands: fewer, and calls cost more than zeros; measured."""
-
-
-@dataclass(frozen=True, slots=True)
-class _BandGroup:
-    """Neighbouring mel bands: which they are, the power parts that they see, their weights."""
-
-    bands: slice
-    parts: slice
-    filters: NDArray[np.float32]
-
-
-def _band_groups(filters: NDArray[np.float32]) -> list[_BandGroup]:
-    """Cuts a filter bank (n_mels, n_bins) into dense blocks along its diagonal."""
-    groups = []
-    first = 0
-    while first < len(filters):
-        last = first + 1
-        while last < len(filters):
-            low, high = _span(filters[first : last + 1])
-            if (high - low) * (last + 1 - first) > _GROUP_WEIGHTS and (last - first) % 4 == 0:
-                break
-            last += 1
-        low, high = _span(filters[first:last])
-        weights = np.repeat(filters[first:last, low:high], 2, axis=1)
-        groups.append(_BandGroup(slice(first, last), slice(2 * low, 2 * high), weights))
-        first = last
-    return groups
-
-
-def _span(filters: NDArray[np.float32]) -> tuple[int, int]:
-    """First and one behind the last bin that any of these bands weighs; never empty."""
-    used = np.flatnonzero(filters.any(axis=0))
-    return (int(used[0]), int(used[-1]) + 1) if used.size else (0, 1)
 
 
 def as_stored(mel: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Rounds to float16 in C order, as shards hold spectrograms.
-
-    By torch, which takes a third of numpy's time.
-    """
-    import torch
-
-    stored: NDArray[np.float16] = torch.from_numpy(np.ascontiguousarray(mel)).half().numpy()
-    return stored
+    """Rounds to float16 in C order, as shards hold spectrograms."""
+    return np.ascontiguousarray(mel, dtype=np.float16)
 
 
 @dataclass(frozen=True, slots=True)

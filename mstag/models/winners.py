@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from mstag.compiling import compiled
 
 VECTOR = 32
 """Floats that LLVM's unrolled loops take at once on AVX2 and AVX-512."""
@@ -32,9 +33,6 @@ CELLS_IN_CACHE = 8
 """Pooled cells whose stretch of the input's gradient stays in a core's first cache."""
 CELLS_AT_ONCE = 80
 """Pooled cells whose inputs, gradients and winners stay in its second."""
-
-# nogil: threads run them side by side. Compiled once for a machine, beside this file.
-_compiled = njit(nogil=True, fastmath={"contract"}, error_model="numpy", cache=True)
 
 Floats = npt.NDArray[np.float32]
 
@@ -125,7 +123,7 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads, thread_name_prefix="winners")
 
 
-@_compiled
+@compiled
 def _add_row(total: Any, x_L: Any, at: Any, grads: Any, count: int, offset: int) -> None:
     run = len(total)
     eights = count - count % 8
@@ -147,7 +145,7 @@ def _add_row(total: Any, x_L: Any, at: Any, grads: Any, count: int, offset: int)
             total[i] += grad * row[i]
 
 
-@_compiled
+@compiled
 def _add_narrow_row(total: Any, x_L: Any, at: Any, grads: Any, count: int, offset: int) -> None:
     # ``NARROW`` sums that stay in registers; unsigned indices cannot be negative, which
     # spares a test each.
@@ -168,7 +166,7 @@ def _add_narrow_row(total: Any, x_L: Any, at: Any, grads: Any, count: int, offse
     total[4], total[5], total[6], total[7] = e, f, g, h
 
 
-@_compiled
+@compiled
 def _gather(
     winner_PC: Any, grad_PC: Any, channel: int, cells: Any, geometry: Any, at: Any, grads: Any
 ) -> int:
@@ -197,7 +195,7 @@ def _gather(
     return count
 
 
-@_compiled
+@compiled
 def _sum_weight_grad(
     x_BL: Any, winner_BPC: Any, grad_BPC: Any, geometry: Any, total_CRrun: Any
 ) -> None:
@@ -219,7 +217,7 @@ def _sum_weight_grad(
                         _add_row(total, x_L, at, grads, count, offset)
 
 
-@_compiled
+@compiled
 def _add_input_grad(
     weight_CRrun: Any, winner_BPC: Any, grad_BPC: Any, geometry: Any, out_BL: Any
 ) -> None:

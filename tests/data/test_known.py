@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_shards import TINY, make_samples, make_shards
 
@@ -44,6 +44,7 @@ def partial_clips(draw: st.DrawFn) -> list[Clip]:
     return clips
 
 
+@settings(max_examples=40)
 @given(partial_clips())
 def test_the_mask_says_what_the_clips_say(clips: list[Clip]) -> None:
     mask = tags.known_mask(clips, NAMES)
@@ -58,6 +59,7 @@ def test_the_mask_says_what_the_clips_say(clips: list[Clip]) -> None:
     assert (tags.multi_hot(clips, NAMES) <= mask).all()
 
 
+@settings(max_examples=40)
 @given(partial_clips(), st.randoms(use_true_random=False))
 def test_the_oracle_never_sees_what_is_unknown(clips: list[Clip], rng: object) -> None:
     """Tags set where they are unknown change nothing of its score."""
@@ -102,6 +104,7 @@ def test_a_merged_tag_is_known_when_its_or_is(
     assert tags.merge_known(known, fits, TABLE, {"a2": "a"}) == merged
 
 
+@settings(max_examples=40)
 @given(partial_clips(), st.integers(0, 2))
 def test_valid_is_carved_out_of_train_alone(clips: list[Clip], seed: int) -> None:
     rows = [replace(clip, split="train" if clip.split == "valid" else clip.split) for clip in clips]

@@ -39,7 +39,7 @@ def global_batches(path: Path, world_size: int, epoch: int = 3, **how: object) -
     return [sum(step, []) for step in zip(*parts, strict=True)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.sampled_from(SHARDINGS),
     world_size=st.sampled_from([1, 2, 3, 4, 8]),
@@ -91,7 +91,7 @@ def test_batches_hold_what_the_shards_hold(threads: int, partial: bool) -> None:
                 assert np.array_equal(batch["mask"][row].numpy(), known[clip].mask)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(
     stop=st.integers(0, 8),
     worlds=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from make_foreign import (
@@ -175,6 +175,7 @@ def any_samples(draw: st.DrawFn) -> tuple[list[Sample], list[np.ndarray], list[l
     return content, mels, labels
 
 
+@settings(max_examples=30)
 @given(any_samples())
 def test_every_known_layout_gives_the_values_that_went_in(
     drawn: tuple[list[Sample], list[np.ndarray], list[list[int]]],

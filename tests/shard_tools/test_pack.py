@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,11 @@ from mstag.data import shards, tars
 from mstag.data.clips import Catalogue
 from shard_tools.catalogs import load_catalogue
 from shard_tools.inspect import format_summary, inspect
+from shard_tools.output import Output
 from shard_tools.pack import pack
+from shard_tools.pack_shard import pack_shard
+from shard_tools.plan import ShardTask
+from shard_tools.receipts import Receipt
 from shard_tools.verify import verify
 
 
@@ -45,6 +49,23 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
     }
     assert manifest.tags[0] == {"tag": "low", "positives": {"train": 6, "valid": 6, "test": 0}}
     assert verify(tmp_path / "two") == []
+
+
+def test_what_a_lost_machine_left_half_written_is_cleared_at_the_end(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    catalogue = make_audio(data, 24)
+    left = []
+
+    def loses_machines(tasks: Sequence[ShardTask], output: Output) -> Iterator[Receipt]:
+        for task in tasks:
+            left.append(output.scratch / f".{task.name}.abcd_123.tmp")
+            left[-1].write_bytes(bytes(1024))
+            yield pack_shard(task, output)
+
+    pack(SETTINGS, catalogue, data, out, engine=loses_machines, progress=False)
+    assert len(left) == 7 and not any(path.exists() for path in left)
+    run(data, tmp_path / "undisturbed", catalogue, num_workers=1)
+    assert contents(out) == contents(tmp_path / "undisturbed")
 
 
 def test_packing_again_does_nothing_and_restores_what_is_missing(tmp_path: Path) -> None:
