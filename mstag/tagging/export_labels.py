@@ -61,7 +61,8 @@ def export_labels(
     """
     features, dataset = bundle.features, bundle.dataset
     hears = "windows of waveform" if to == "onnx" else "log-mel windows"
-    num_clips = sum(dataset.get("clips", {}).values())
+    clips = dataset.get("clips")  # not in bundles from before format 2
+    num_clips = sum(clips.values()) if isinstance(clips, dict) else 0
     return {
         "name": f"mstag {bundle.model_config.name}, {dataset.get('name', 'unknown')}",
         "type": "auto-tagging",

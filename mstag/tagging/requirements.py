@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
-PACKAGES = ("soundfile", "soxr")
-"""To decode and to resample. Spectrograms take none of their own; :class:`LogMel` itself
-refuses features whose recipe is unknown."""
+PACKAGES = ("numba", "soundfile", "soxr")
+"""For spectrograms, to decode, to resample. :class:`mstag.data.features.LogMel` itself refuses
+features whose recipe is unknown."""
 
 
 def require_packages() -> None:

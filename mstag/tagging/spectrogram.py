@@ -3,8 +3,9 @@
 The same numbers as :class:`mstag.data.features.LogMel`, but for rounding, out of products with
 constant matrices alone: they run wherever the network runs. The Fourier transform is done in two
 steps (Cooley and Tukey, 1965): 0.3 MB of matrices and, in onnxruntime 1.32 on one core, with the
-mel filters half the time of the 2017 network. As one matrix it would weigh 17 MB and take 4.6
-times as long; ONNX's own STFT weighs nothing, takes 1.7 times as long, and few runtimes have it.
+mel filters half the time of the 2017 network. As one matrix it would weigh 17 MB and take 4.2
+times as long; ONNX's own STFT weighs nothing, takes 1.7 times as long, and is not in every
+runtime (bench/export.py).
 
 Shape suffixes: B windows, S samples, T frames, F = B * T; N = P * Q samples of a frame, n = Q p +
 q; bins k = r + P s, of which r goes to P // 2 alone, as the others mirror these; M mel bands.
