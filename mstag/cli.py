@@ -185,12 +185,14 @@ def dashboard(run: Path) -> None:
     if view.kind == "online":
         from mstag.training import workspace
 
+        page = view.where
+        click.echo(page)
         try:
-            click.echo(workspace.save(view.where))
+            page = workspace.save(run, page)
+            click.echo(page)
         except ValueError as error:
             click.echo(f"mstag: {error}", err=True)
-        click.echo(view.where)
-        webbrowser.open(view.where)
+        webbrowser.open(page)
     elif view.kind == "offline" and in_terminal:
         command = [sys.executable, "-m", "wandb", "leet", view.where]
         os.execv(command[0], command)  # noqa: S606 - the viewer takes this terminal over

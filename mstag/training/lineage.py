@@ -6,6 +6,7 @@ leaks and the oracle that hears nothing beside it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -18,7 +19,10 @@ from mstag.data import shards
 from mstag.data.shards import Manifest
 from mstag.data.store import Store
 from mstag.models import build_model, frames_at_once
+from mstag.training import checkpoint
 
+LOTS = ("train.seed", "dataset.split_seed", "dataset.split_number")
+"""What seeds and folds of one recipe differ in."""
 CODE = Path(__file__).resolve().parents[2]
 GIT_TIMEOUT_S = 5.0
 
@@ -35,11 +39,25 @@ def run_settings(settings: config.Config, store: Store, **resolved: Any) -> dict
     return {
         **config.to_tables(settings),
         **resolved,
+        "recipe": recipe(settings),
         "dataset_digest": manifest.digest,
         "data": data_card(manifest) | {"shards": store.name, "tags": manifest.tag_names},
         "git": git_state(),
         "network": network_card(settings.model, manifest),
     }
+
+
+def recipe(settings: config.Config) -> str:
+    """The name of what runs share that differ in seed or fold, or in what changes no result."""
+    free = (*LOTS, *checkpoint.FREE_SETTINGS)
+    lines = [
+        f"{section}.{key} = {value!r}"
+        for section, table in sorted(config.to_tables(settings).items())
+        for key, value in sorted(table.items())
+        if not f"{section}.{key}".startswith(free)
+    ]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return f"{settings.dataset.name}-{digest[:6]}"
 
 
 def data_card(manifest: Manifest) -> dict[str, Any]:

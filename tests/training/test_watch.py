@@ -20,7 +20,7 @@ from click.testing import CliRunner
 import train
 from mstag import config
 from mstag.data.store import open_store
-from mstag.training import checkpoint, watch
+from mstag.training import checkpoint, lineage, runs, watch
 
 STEPS = [6, 12, 18]
 OPTIONS = {"num_resamples": 0, "num_workers": 0}
@@ -302,7 +302,11 @@ def test_wandb_shows_it_beside_the_training(
     about = next(record["run"] for record in records if record["type"] == "run")
     assert about["display_name"] == "run-watch"
     assert about["job_type"] == "watch"
-    assert about["run_group"] == "run", "the training's name, which is its group as well"
+    recipe = lineage.recipe(runs.read_config(story.run))
+    assert about["run_group"] == recipe == about["config"]["update"]["recipe"], "the training's"
+    assert "leaks" in about["config"]["update"]["data"]
+    data = next(record["artifact"] for record in records if record["type"] == "artifact")
+    assert data["name"] == "shards-synthetic"
 
 
 def start_watching(folder: Path, run: str, *argv: str) -> subprocess.Popen[str]:
