@@ -14,6 +14,7 @@ import tiny_run
 import torch
 from click.testing import CliRunner, Result
 from make_shards import make_shards
+from wandb_records import recorded
 
 import train
 from mstag.training import checkpoint, score
@@ -161,6 +162,8 @@ def test_two_ranks_take_the_same_steps_and_count_each_clip_once(folder: Path) ->
     steps = [line["step"] for line in lines]
     assert steps == sorted(steps), "only one rank writes"
     assert max(steps) == STEPS_PER_EPOCH * EPOCHS
+    (offline,) = run.glob("wandb/*run-2*")
+    assert [row["step"] for row in recorded(offline)] == steps, "and W&B has one run"
     report = json.loads((run / "eval-test.json").read_text())
     assert report["clips"] == sum(tiny_run.SIZES["test"])
     for text, times in (

@@ -18,6 +18,7 @@ import pytest
 import tiny_run
 from make_shards import make_shards
 from shared_data import REPOSITORY
+from wandb_records import history, recorded, records
 
 from mstag.config import FeatureConfig, WandbConfig
 from mstag.training import tracking, wandb_run
@@ -126,26 +127,6 @@ def test_without_wandb_the_numbers_are_still_written(
         assert tracker.dashboard == str(tmp_path / "metrics.jsonl")
     assert len(written(tmp_path)) == 1
     assert caplog.text.count("W&B: off (") == 1
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """What W&B holds of an offline run, read back by its own viewer."""
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def recorded(folder: Path) -> list[dict[str, Any]]:
-    """The history among them."""
-    return [
-        {k: v for k, v in record["history"]["item"].items() if not k.startswith("_")}
-        for record in records(folder)
-        if record["type"] == "history"
-    ]
 
 
 def test_wandb_offline_has_the_same_numbers_also_after_a_resume(tmp_path: Path) -> None:
@@ -403,10 +384,6 @@ def held(trained: Path) -> list[dict[str, Any]]:
     """What W&B holds of the training."""
     (folder,) = (trained / "run" / "wandb").glob("offline-run-*")
     return records(folder)
-
-
-def history(held: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record["history"]["item"] for record in held if record["type"] == "history"]
 
 
 def table(run: Path, key: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import tiny_run
 import torch
 from click.testing import CliRunner
+from wandb_records import history, records
 
 import train
 from mstag import config
@@ -289,23 +289,16 @@ def test_wandb_shows_it_beside_the_training(
     # offline-run-TIME-ID, and a number behind it where two began within a second.
     assert len({path.name.split("-")[3] for path in sessions}) == 1, "one W&B run"
     assert list(story.run.glob("wandb/*run-*")) == [], "the training's place is the training's"
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(sessions[-1])],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    records = [json.loads(line) for line in done.stdout.splitlines()]
-    history = [record["history"]["item"] for record in records if record["type"] == "history"]
-    shown = [{k: v for k, v in item.items() if not k.startswith("_")} for item in history]
+    found = records(sessions[-1])
+    shown = [{k: v for k, v in row.items() if not k.startswith("_")} for row in history(found)]
     assert shown == watch.read_record(story.run), "the newest folder has all of it"
-    about = next(record["run"] for record in records if record["type"] == "run")
+    about = next(record["run"] for record in found if record["type"] == "run")
     assert about["display_name"] == "run-watch"
     assert about["job_type"] == "watch"
     recipe = lineage.recipe(runs.read_config(story.run))
     assert about["run_group"] == recipe == about["config"]["update"]["recipe"], "the training's"
     assert "leaks" in about["config"]["update"]["data"]
-    data = next(record["artifact"] for record in records if record["type"] == "artifact")
+    data = next(record["artifact"] for record in found if record["type"] == "artifact")
     assert data["name"] == "shards-synthetic"
 
 
