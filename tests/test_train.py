@@ -60,7 +60,7 @@ def wait_for_checkpoint(run: Path, step: int) -> None:
 def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert names == {
-        *("config.toml", "metrics.jsonl", "checkpoints", "best"),
+        *("config.toml", "metrics.jsonl", "about.json", "checkpoints", "best"),
         *("eval-test.json", "scores-test.npz", "finished.json"),
     }
     assert [path.name for path in checkpoint.paths(whole / "checkpoints")] == [

@@ -79,7 +79,9 @@ def with_interval(value: float | None, interval: Sequence[float] | None, sign: s
     shown, *ends = (f"{number:{sign}.3f}" for number in (value, *(interval or ())))
     # Neither "-0.000" nor "+0.000" says anything.
     shown, *ends = ("0.000" if text[1:] == "0.000" else text for text in (shown, *ends))
-    return f"{shown} ({' to '.join(ends)})" if ends else shown
+    # On a phone a line may break before the bracket, not within.
+    bracket = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}".join(ends)
+    return f"{shown} ({bracket})" if ends else shown
 
 
 def best_valid(run: Run) -> dict[str, Any] | None:
