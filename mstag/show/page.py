@@ -36,6 +36,7 @@ thead th { vertical-align: bottom; }
 .columns :is(th:first-child, td:first-child, .t) { white-space: normal; }
 .columns .t { min-width: 5rem; }
 .pin .t { min-width: 14rem; }
+.pin :is(th, td) { white-space: normal; }
 .grid :is(th, td) { padding: .25rem .45rem; }
 @media (max-width: 30rem) { th, td { padding: .25rem .4rem; } }
 .bar { min-width: 5.6rem; background: .35rem 50% / calc(100% - .7rem) 76% no-repeat

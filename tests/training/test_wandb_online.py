@@ -165,6 +165,7 @@ def test_servers_that_stop_answering_hold_nothing_up_and_lose_no_number(tmp_path
         server.is_dead.clear()
         synced = subprocess.run(
             [sys.executable, "-m", *command.split()],
+            cwd=tmp_path,  # where it leaves its log
             env=account,
             capture_output=True,
             text=True,
