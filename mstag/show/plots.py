@@ -27,6 +27,8 @@ MAX_ROWS, MAX_COLUMNS, NUM_COLOURS = 80, 240, 32
 """Of thumbnails: some 7 KB each."""
 MAX_COLOURS = 128
 """Of the other plots, whose lines and letters need fewer: a third of the bytes, and the time."""
+MAX_LETTERS = 40
+"""Of a tag's name beside its row."""
 LETTER_IN = 0.008
 """Width of a letter in inches, for each point of its size."""
 
@@ -112,7 +114,7 @@ def tag_bars(per_tag: Sequence[Mapping[str, Any]], *, title: str = "") -> bytes:
         if entry.get("roc_auc_ci"):
             axes.plot(entry["roc_auc_ci"], [row, row], color=BLUE, linewidth=2, alpha=0.4)
     axes.plot(values, rows, "o", color=BLUE, markersize=4)
-    axes.set_yticks(rows, names, fontsize=7)
+    _name_rows(axes, names, 7)
     axes.set_ylim(-1, max(len(scored), 1))
     lows = [t["roc_auc_ci"][0] for t in scored if t.get("roc_auc_ci")]
     axes.set_xlim(min([0.48, *values, *lows]) - 0.02, 1.01)
@@ -191,10 +193,14 @@ def heat_map(
     axes = figure.add_axes((left, bottom, width, height))
     axes.set_facecolor("#BBBBBB")
     image = axes.imshow(np.asarray(shares, float), cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(np.arange(len(names)), names, fontsize=6, rotation=90)
-    axes.set_yticks(np.arange(len(names)), names, fontsize=6)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    _name_rows(axes, names, 6)
+    for number, name in enumerate(names):
+        place: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
+        place["transform"] = axes.get_xaxis_transform()
+        axes.text(number, -0.01, name[:MAX_LETTERS], fontsize=6, rotation=90, **place)
+    axes.set_xticks([])
+    figure.text(left + width / 2, 0.1 / height_in, xlabel, ha="center")
+    figure.text(0.1 / width_in, bottom + height / 2, ylabel, va="center", rotation=90)
     bar = figure.add_axes(
         (left + width + 0.15 / width_in, bottom + 0.2 * height, 0.15 / width_in, 0.6 * height)
     )
@@ -210,12 +216,23 @@ def _draw_lines(axes: Axes, panel: Panel) -> None:
     axes.grid(alpha=0.25)
     axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
     if len(panel.lines) > 1:
-        axes.legend(frameon=False, fontsize=8, loc=panel.legend)
+        legend = axes.legend(frameon=False, fontsize=8, loc=panel.legend)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a tag may hold a dollar
+
+
+def _name_rows(axes: Axes, names: Sequence[str], size_pt: float) -> None:
+    """Names beside the rows 0, 1, ...; as ticks, they would cost three times as much."""
+    place: dict[str, Any] = {"ha": "right", "va": "center", "parse_math": False}
+    place["transform"] = axes.get_yaxis_transform()
+    for number, name in enumerate(names):
+        axes.text(-0.01, number, name[:MAX_LETTERS], fontsize=size_pt, **place)
+    axes.set_yticks([])
 
 
 def _names_in(names: Sequence[str], size_pt: float) -> float:
     """Room in inches for names beside an axis, and for what the axis is called."""
-    return 0.5 + LETTER_IN * size_pt * min(40, max(map(len, names), default=0))
+    return 0.5 + LETTER_IN * size_pt * min(MAX_LETTERS, max(map(len, names), default=0))
 
 
 def _figure(

@@ -68,3 +68,13 @@ def test_every_plot_is_a_png_and_the_same_for_the_same_numbers() -> None:
 )
 def test_empty_and_constant_input_gives_a_plot(make: object) -> None:
     assert make().startswith(PNG)  # type: ignore[operator]
+
+
+def test_tags_are_no_formulas() -> None:
+    name = "$\\frac"
+    assert plots.tag_bars([entry(name, 0.9)]).startswith(PNG)
+    lines = {name: ([0.0, 1.0], [0.0, 1.0]), "b": ([0.0, 1.0], [1.0, 0.0])}
+    assert plots.curves([plots.Panel(lines, "x", "y")]).startswith(PNG)
+    shares = np.full((2, 2), 0.5)
+    made = plots.heat_map(shares, [name, f"{name}$"], xlabel="x", ylabel="y", label="l")
+    assert made.startswith(PNG)
