@@ -230,11 +230,11 @@ def sweep(
 
     settings = config.load_config(config_path).wandb
     search.read_sweep(path)
-    if not local and wandb_run.can_go_online(settings):
-        search.run_online(path, settings, count)
-        return
     train = [sys.executable, "train.py", "--config", str(config_path)]
     train += ["--shards", shards] if shards else []
+    if not local and wandb_run.can_go_online(settings):
+        search.run_online(path, settings, train, count)
+        return
     parameters = search.read_sweep(path)
     trials = search.run_sweep(
         parameters,

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 ME = {"id": "u", "entity": "me", "username": "me", "email": "me@example.org", "flags": "{}"}
 PROJECT = {"id": "p", "name": "mstag", "entity": {"id": "e", "name": "me"}}
 
@@ -41,6 +43,9 @@ class Server(ThreadingHTTPServer):
         """(run, id of an artifact), for each that a run takes in."""
         self.views: dict[str, dict[str, Any]] = {}
         """Name -> specification, of workspaces that were saved."""
+        self.sweep: dict[str, Any] = {}
+        """The last sweep that was handed over."""
+        self.num_heartbeats = 0
         self.asked: list[str] = []
         """The first lines of queries, for those who extend this."""
 
@@ -66,6 +71,8 @@ class Server(ThreadingHTTPServer):
         if "bucket(name" in query:
             found = self.bucket(given["name"]) if given["name"] in self.runs else None
             return {"model": {**PROJECT, "bucket": found}}
+        if found := self.answer_of_sweeps(query, given):
+            return found
         if "upsertView" in query:
             inserted = given["name"] not in self.views
             self.views[given["name"]] = json.loads(given["spec"])
@@ -77,6 +84,29 @@ class Server(ThreadingHTTPServer):
             edges = [{"node": node | {"spec": json.dumps(spec)}}] if spec else []
             return {"project": {"allViews": {"edges": edges}}}
         return self.answer_of_artifacts(query, given)
+
+    def answer_of_sweeps(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
+        """The same, of queries for sweeps: one trial, of the first of each list of values."""
+        if "mutation UpsertSweep" in query:
+            self.sweep = yaml.safe_load(given["config"])
+            sweep = {"name": "sweep1", "project": PROJECT}
+            return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+        if "query SweepWithRuns" in query:
+            about = {"id": "s", "name": "sweep1", "method": "random", "state": "RUNNING"}
+            about |= {"config": yaml.safe_dump(self.sweep), "createdAt": "2026-01-01T00:00:00"}
+            absent = ("description", "heartbeatAt", "updatedAt", "controller", "scheduler")
+            about |= {"runs": {"edges": []}, "earlyStopJobRunning": False, "runCount": 0}
+            return {"project": {"sweep": {**dict.fromkeys(absent), **about}}}
+        if "mutation CreateAgent" in query:
+            return {"createAgent": {"agent": {"id": "agent1"}}}
+        if "agentHeartbeat" in query:
+            self.num_heartbeats += 1
+            drawn = {k: {"value": v["values"][0]} for k, v in self.sweep["parameters"].items()}
+            trial = {"type": "run", "run_id": "trial1", "program": "train.py", "args": drawn}
+            commands = [trial] if self.num_heartbeats == 1 else []
+            beat = {"agent": {"id": "agent1"}, "commands": json.dumps(commands)}
+            return {"agentHeartbeat": beat}
+        return {}
 
     def answer_of_artifacts(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
         """The same, of queries for artifacts."""

@@ -146,10 +146,12 @@ def test_with_a_key_wandb_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(wandb, "sweep", lambda content, **_: calls.append(content) or "id7")
     monkeypatch.setattr(wandb, "agent", lambda *a, **k: calls.append((a, k["count"])))
-    argv = ["sweep", str(tmp_path / "sweep.yaml"), "--config", str(config)]
+    argv = ["sweep", str(tmp_path / "sweep.yaml"), "--config", str(config), "--shards", "s"]
     done = CliRunner().invoke(cli.cli, [*argv, "--out", str(tmp_path / "o"), "--count", "3"])
     assert done.exception is None, done.output
     assert calls[0]["parameters"]["train.ema_decay"] == {"value": 0.5}
+    command = ["train.py", "--config", str(config), "--shards", "s", "${args_no_hyphens}"]
+    assert calls[0]["command"][1:] == command, "not the file's, which knows the demo only"
     assert calls[1] == (("id7",), 3)
     assert not wandb_run.can_go_online(WandbConfig(mode="offline"))
 

@@ -174,3 +174,38 @@ def test_servers_that_stop_answering_hold_nothing_up_and_lose_no_number(tmp_path
         assert synced.returncode == 0, synced.stdout + synced.stderr
         arrived = server.lines[run_id]
         assert [(line["_step"], line["step"]) for line in arrived] == [(n, n) for n in range(6)]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_wandb_trains_what_was_asked_for(tmp_path: Path) -> None:
+    """W&B's agent looks after its trial every 5 s."""
+    path = tiny_run.make_config(tmp_path)
+    path.write_text(path.read_text().replace("epochs = 3", "epochs = 1"))
+    path.write_text(path.read_text().replace('"disabled"', '"auto"'))
+    parameters = "parameters: {train.batch_size: {values: [6, 4]}}"
+    (tmp_path / "sweep.yaml").write_text(f"program: train.py\nmethod: random\n{parameters}\n")
+    # Where it is started there is no checkout: only the script, and a place for runs.
+    (tmp_path / "train.py").symlink_to(REPOSITORY / "train.py")
+    with wandb_server() as server:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "mstag", "sweep", "sweep.yaml", "--config", path.name),
+                *("--shards", "shards", "--out", "runs/synthetic-sweep", "--count", "1"),
+            ],
+            cwd=tmp_path,
+            env=tiny_run.environment(
+                WANDB_API_KEY="0" * 40,
+                WANDB_BASE_URL=server.address,
+                HOME=str(tmp_path / "home"),
+                PYTHONPATH=str(REPOSITORY),
+            ),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        run = tmp_path / "runs" / "synthetic-sweep" / "trial1"
+        assert (run / "finished.json").exists(), done.stdout + done.stderr
+        assert "batch_size = 6" in (run / "config.toml").read_text()
+        assert server.runs["trial1"]["sweep"] == "sweep1"
+        assert any("valid/roc_auc" in line for line in server.lines["trial1"])
