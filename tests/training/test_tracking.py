@@ -364,6 +364,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "MPLCONFIGDIR": str(folder / "matplotlib"),  # its own cache, which is no W&B's
+        "PYTHONPATH": str(REPOSITORY),  # as a script of the repository has it by itself
     }
     settings = ["model.chunk_frames=64", f"wandb.audio_dir={folder / 'audio'}", "train.epochs=2"]
     script = folder / "train_and_eval.py"
