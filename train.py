@@ -112,7 +112,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     from mstag.models.bundle import load_bundle, save_bundle
     from mstag.training import batch_size, checkpoint, rehearsal, score
     from mstag.training.assembly import make_engine, make_loader
-    from mstag.training.display import Clock, Display, peak_memory_gb
+    from mstag.training.display import Busy, Clock, Display, peak_memory_gb
     from mstag.training.lineage import run_settings
     from mstag.training.profiling import Profile
     from mstag.training.schedule import learning_rate_at
@@ -179,7 +179,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     )
 
     # ---- Loop: train an epoch, score the validation split, keep the best --------------------
-    clock = Clock()
+    clock, busy = Clock(), Busy(device)
     display = Display(total_steps=total_steps, done_steps=progress.step, shown=ranks.is_first)
     resolved = {"device": str(device), "precision": precision, "ranks": ranks.world_size}
     tracker = Tracker(
@@ -242,6 +242,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                             "train/clips_per_s": steps_per_s * config.train.batch_size,
                             "train/data_wait": data_wait,
                             "train/memory_gb": peak_memory_gb(device),
+                            "train/utilisation": busy.lap(),
                         }
                         tracker.log(axes() | line)
                         display.line(progress.epoch + 1, line)

@@ -205,12 +205,14 @@ def dashboard(run: Path) -> None:
     if view.kind == "online":
         from mstag.training import workspace
 
+        page = view.where
+        click.echo(page)
         try:
-            click.echo(workspace.save(view.where))
+            page = workspace.save(run, page)
+            click.echo(page)
         except ValueError as error:
             click.echo(f"mstag: {error}", err=True)
-        click.echo(view.where)
-        webbrowser.open(view.where)
+        webbrowser.open(page)
     elif view.kind == "offline" and in_terminal:
         command = [sys.executable, "-m", "wandb", "leet", view.where]
         os.execv(command[0], command)  # noqa: S606 - the viewer takes this terminal over
@@ -248,11 +250,11 @@ def sweep(
 
     settings = config.load_config(config_path).wandb
     search.read_sweep(path)
-    if not local and wandb_run.can_go_online(settings):
-        search.run_online(path, settings, count)
-        return
     train = [sys.executable, "train.py", "--config", str(config_path)]
     train += ["--shards", shards] if shards else []
+    if not local and wandb_run.can_go_online(settings):
+        search.run_online(path, settings, train, count)
+        return
     parameters = search.read_sweep(path)
     trials = search.run_sweep(
         parameters,

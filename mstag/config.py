@@ -316,7 +316,8 @@ class WandbConfig:
     entity: str = ""
     """W&B team or user; empty: the account's default."""
     group: str = ""
-    """W&B group, for runs that belong together; empty: the run and what watches it."""
+    """W&B group, for runs that belong together; empty: the runs that differ in seed or fold only,
+    and what watches and scores them."""
     audio_dir: str = ""
     """Folder of the clips' audio (data/NAME), a few of which can then be played in W&B; empty:
     none is sent."""

@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     stop_ranks = runtime.stop_ranks
     # A process can join the group once: the rendezvous remembers its first address.
     runtime.stop_ranks = lambda: None
-    train.main(tiny_run.arguments(folder, "ranks"), standalone_mode=False)
+    train.main(tiny_run.arguments(folder, "ranks", "wandb.mode=offline"), standalone_mode=False)
     tiny_run.load_eval().main(
         [
             *(str(folder / "ranks" / "best"), "--shards", str(folder / "shards")),

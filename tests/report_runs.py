@@ -15,6 +15,13 @@ from mstag.data import shards
 from mstag.models.predict import Predictions
 from mstag.training import score
 
+ABOUT = {
+    **{"device": "cuda:0", "precision": "bf16", "ranks": 2, "recipe": "tiny-abc123"},
+    "network": {"weights": 2_940_000, "flops_per_clip": 2_140_000_000},
+    "git": {"commit": "0123456789abcdef", "dirty": True},
+    "versions": {"mstag": "1.0", "torch": "2.11"},
+}
+LEDGER = {"data/seen": 580, "data/dropped": 5}
 LEAKS = {"test": {"track": 0.0, "album": 0.0, "artist": 0.0}}
 
 
@@ -53,7 +60,10 @@ def make_run(
         axes = {"step": 10 * epoch, "clips_seen": 50 * epoch, "epoch": float(epoch)}
         rows.append(axes | {"train/loss": 1 / epoch, "train/lr": 1e-3, "train/clips_per_s": 9.0})
         rows.append(axes | {"valid/loss": 1.1 / epoch, "valid/roc_auc": 0.5 + epoch / 10})
-        rows.append(axes | {"train/odd <key>": epoch, "data/refused": 0, "valid/pr_auc": None})
+        rows.append(
+            axes | {"train/odd <key>": epoch, "data/refused": 0, "valid/pr_auc": None} | LEDGER
+        )
+    (folder / "about.json").write_text(json.dumps(ABOUT))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     manifest = shards.read_manifest(where)
     make_bundle(folder / "best")

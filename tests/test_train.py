@@ -14,6 +14,7 @@ import tiny_run
 import torch
 from click.testing import CliRunner, Result
 from make_shards import make_shards
+from wandb_records import recorded
 
 import train
 from mstag.training import checkpoint, score
@@ -59,7 +60,7 @@ def wait_for_checkpoint(run: Path, step: int) -> None:
 def test_a_run_leaves_what_the_contract_says(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert names == {
-        *("config.toml", "metrics.jsonl", "checkpoints", "best"),
+        *("config.toml", "metrics.jsonl", "about.json", "checkpoints", "best"),
         *("eval-test.json", "scores-test.npz", "finished.json"),
     }
     assert [path.name for path in checkpoint.paths(whole / "checkpoints")] == [
@@ -169,6 +170,8 @@ def test_two_ranks_take_the_same_steps_and_count_each_clip_once(folder: Path) ->
     steps = [line["step"] for line in lines]
     assert steps == sorted(steps), "only one rank writes"
     assert max(steps) == STEPS_PER_EPOCH * EPOCHS
+    (offline,) = run.glob("wandb/*run-2*")
+    assert [row["step"] for row in recorded(offline)] == steps, "and W&B has one run"
     report = json.loads((run / "eval-test.json").read_text())
     assert report["clips"] == sum(tiny_run.SIZES["test"])
     for text, times in (

@@ -134,7 +134,8 @@ def end_of(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 def metrics_of(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    by_clock = ("train/clips_per_s", "train/data_wait", "train/memory_gb", "track/share")
+    by_clock = ("clips_per_s", "data_wait", "memory_gb", "utilisation")
+    by_clock = ("track/share", *(f"train/{name}" for name in by_clock))
     return [{k: v for k, v in line.items() if k not in by_clock} for line in lines]
 
 

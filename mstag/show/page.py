@@ -36,6 +36,7 @@ thead th { vertical-align: bottom; }
 .columns :is(th:first-child, td:first-child, .t) { white-space: normal; }
 .columns .t { min-width: 5rem; }
 .pin .t { min-width: 14rem; }
+.pin :is(th, td) { white-space: normal; }
 .grid :is(th, td) { padding: .25rem .45rem; }
 @media (max-width: 30rem) { th, td { padding: .25rem .4rem; } }
 .bar { min-width: 5.6rem; background: .35rem 50% / calc(100% - .7rem) 76% no-repeat
@@ -223,6 +224,11 @@ def escape(text: str) -> str:
     return escape_markup(_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", whole))
 
 
+def _words(text: str) -> str:
+    """Text whose `commands`, between backticks, look like commands."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def _all(content: Sequence[Item]) -> str:
     return "".join(map(_html, content))
 
@@ -230,7 +236,7 @@ def _all(content: Sequence[Item]) -> str:
 def _html(item: Item) -> str:
     match item:
         case str():
-            return f"<p>{escape(item)}</p>"
+            return f"<p>{_words(item)}</p>"
         case Table():
             return _table(item)
         case Heat():
@@ -264,7 +270,7 @@ def _figure(inner: str, caption: str) -> str:
 def _point(is_warning: bool, words: str) -> str:
     # The word says what the colour says.
     kind, word = (' class="warn"', "Look") if is_warning else ("", "Fine")
-    return f"<li{kind}><b>{word}</b> {escape(words)}</li>"
+    return f"<li{kind}><b>{word}</b> {_words(words)}</li>"
 
 
 def _table(table: Table) -> str:

@@ -10,7 +10,8 @@ import io
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,27 @@ LINE_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DPI = 110
 MAX_ROWS, MAX_COLUMNS, NUM_COLOURS = 80, 240, 32
 """Of thumbnails: some 7 KB each."""
+MAX_COLOURS = 128
+"""Of the other plots, whose lines and letters need fewer: a third of the bytes, and the time."""
+MAX_LETTERS = 40
+"""Of a tag's name beside its row."""
+LETTER_IN = 0.008
+"""Width of a letter in inches, for each point of its size."""
+
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Lines over one axis: name -> (x, y) of equal length."""
+
+    lines: Lines
+    xlabel: str
+    """What x is, with its unit."""
+    ylabel: str
+    title: str = ""
+    legend: Literal["upper left", "upper right", "lower left", "lower right"] = "upper right"
+    """The corner that the lines leave free; to look for it costs as much as drawing them."""
 
 
 def spectrogram(mel: NDArray[Any], *, frame_s: float, title: str = "") -> bytes:
@@ -78,7 +100,13 @@ def tag_bars(per_tag: Sequence[Mapping[str, Any]], *, title: str = "") -> bytes:
     """
     scored = sorted((t for t in per_tag if t["roc_auc"] is not None), key=lambda t: t["roc_auc"])
     unscored = [t["tag"] for t in per_tag if t["roc_auc"] is None]
-    figure, axes = _figure(width_in=7, height_in=1.4 + 0.19 * len(scored))
+    names = [f"{t['tag']} ({t['positives']})" for t in scored]
+    note = f"\nno score: {', '.join(unscored)}" if unscored else ""
+    figure, axes = _figure(
+        width_in=7,
+        height_in=1.4 + 0.19 * len(scored),
+        margins_in=(_names_in(names, 7), 0.15, 0.35, 0.7 if note else 0.5),
+    )
     rows = np.arange(len(scored))
     values = np.array([t["roc_auc"] for t in scored], float)
     axes.axvline(0.5, color=GREY, linewidth=1)
@@ -86,43 +114,31 @@ def tag_bars(per_tag: Sequence[Mapping[str, Any]], *, title: str = "") -> bytes:
         if entry.get("roc_auc_ci"):
             axes.plot(entry["roc_auc_ci"], [row, row], color=BLUE, linewidth=2, alpha=0.4)
     axes.plot(values, rows, "o", color=BLUE, markersize=4)
-    axes.set_yticks(rows, [f"{t['tag']} ({t['positives']})" for t in scored], fontsize=7)
+    _name_rows(axes, names, 7)
     axes.set_ylim(-1, max(len(scored), 1))
     lows = [t["roc_auc_ci"][0] for t in scored if t.get("roc_auc_ci")]
     axes.set_xlim(min([0.48, *values, *lows]) - 0.02, 1.01)
     axes.grid(axis="x", alpha=0.25)
-    note = f"\nno score: {', '.join(unscored)}" if unscored else ""
     axes.set(
-        xlabel=f"ROC-AUC, with 95% interval; 0.5 is chance{note}",
+        xlabel=f"ROC-AUC{', with 95% interval' if lows else ''}; 0.5 is chance{note}",
         title=title or "Tags (positives)",
     )
     return _png(figure)
 
 
-def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    xlabel: str,
-    ylabel: str,
-    title: str = "",
-) -> bytes:
-    """Lines over one axis.
-
-    Args:
-        lines: name -> (x, y) of equal length.
-        xlabel: what x is, with its unit.
-        ylabel: what y is, with its unit.
-        title: above the plot.
-    """
-    figure, axes = _figure(width_in=7, height_in=3.2)
-    for number, (name, (x, y)) in enumerate(lines.items()):
-        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-        marker = "o" if len(x) <= 30 else ""
-        axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.6, label=name)
-    axes.grid(alpha=0.25)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
+def curves(panels: Sequence[Panel]) -> bytes:
+    """Panels of lines, two in a row."""
+    num_rows = max(1, -(-len(panels) // 2))
+    num_columns = min(2, max(1, len(panels)))
+    width_in, height_in = 5.2 * num_columns, 3.5 * num_rows
+    figure = _bare_figure(width_in, height_in)
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, 2)
+        left, bottom = 5.2 * column + 0.65, 3.5 * (num_rows - 1 - row) + 0.55
+        axes = figure.add_axes(
+            (left / width_in, bottom / height_in, 4.4 / width_in, 2.55 / height_in)
+        )
+        _draw_lines(_without_frame(axes), panel)
     return _png(figure)
 
 
@@ -167,31 +183,105 @@ def heat_map(
         ylabel: what a row is.
         label: what the shares are.
     """
-    size_in = 2.2 + 0.13 * len(names)
-    figure, axes = _figure(width_in=size_in + 0.6, height_in=size_in)
+    map_in, words_in = 1.0 + 0.13 * len(names), _names_in(names, 6)
+    width_in, height_in = words_in + map_in + 1.0, words_in + map_in + 0.15
+    figure = _bare_figure(width_in, height_in)
+    left, bottom, width, height = (
+        *(words_in / width_in, words_in / height_in),
+        *(map_in / width_in, map_in / height_in),
+    )
+    axes = figure.add_axes((left, bottom, width, height))
     axes.set_facecolor("#BBBBBB")
-    image = axes.imshow(np.asarray(shares, float), cmap="magma", vmin=0, vmax=1)
-    axes.set_xticks(np.arange(len(names)), names, fontsize=6, rotation=90)
-    axes.set_yticks(np.arange(len(names)), names, fontsize=6)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    figure.colorbar(image, ax=axes, label=label, shrink=0.7)
+    image = axes.imshow(np.asarray(shares, float), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    _name_rows(axes, names, 6)
+    for number, name in enumerate(names):
+        place: dict[str, Any] = {"ha": "center", "va": "top", "parse_math": False}
+        place["transform"] = axes.get_xaxis_transform()
+        axes.text(number, -0.01, name[:MAX_LETTERS], fontsize=6, rotation=90, **place)
+    axes.set_xticks([])
+    figure.text(left + width / 2, 0.1 / height_in, xlabel, ha="center")
+    figure.text(0.1 / width_in, bottom + height / 2, ylabel, va="center", rotation=90)
+    bar = figure.add_axes(
+        (left + width + 0.15 / width_in, bottom + 0.2 * height, 0.15 / width_in, 0.6 * height)
+    )
+    figure.colorbar(image, cax=bar, label=label)
     return _png(figure)
 
 
-def _figure(*, width_in: float, height_in: float) -> tuple[Figure, Axes]:
+def _draw_lines(axes: Axes, panel: Panel) -> None:
+    for number, (name, (x, y)) in enumerate(panel.lines.items()):
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        marker = "o" if len(x) <= 30 else ""
+        axes.plot(x, y, color=colour, marker=marker, markersize=3.5, linewidth=1.6, label=name)
+    axes.grid(alpha=0.25)
+    axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, title=panel.title)
+    if len(panel.lines) > 1:
+        legend = axes.legend(frameon=False, fontsize=8, loc=panel.legend)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a tag may hold a dollar
+
+
+def _name_rows(axes: Axes, names: Sequence[str], size_pt: float) -> None:
+    """Names beside the rows 0, 1, ...; as ticks, they would cost three times as much."""
+    place: dict[str, Any] = {"ha": "right", "va": "center", "parse_math": False}
+    place["transform"] = axes.get_yaxis_transform()
+    for number, name in enumerate(names):
+        axes.text(-0.01, number, name[:MAX_LETTERS], fontsize=size_pt, **place)
+    axes.set_yticks([])
+
+
+def _names_in(names: Sequence[str], size_pt: float) -> float:
+    """Room in inches for names beside an axis, and for what the axis is called."""
+    return 0.5 + LETTER_IN * size_pt * min(MAX_LETTERS, max(map(len, names), default=0))
+
+
+def _figure(
+    *,
+    width_in: float,
+    height_in: float,
+    margins_in: tuple[float, float, float, float] | None = None,
+) -> tuple[Figure, Axes]:
+    """A figure and its axes; margins are (left, right, top, bottom), None: as they are needed.
+
+    To find out what is needed costs as much as drawing.
+    """
+    figure = _bare_figure(width_in, height_in, "constrained" if margins_in is None else None)
+    axes = figure.subplots()
+    if margins_in is not None:
+        left, right, top, bottom = margins_in
+        figure.subplots_adjust(
+            left=left / width_in,
+            right=1 - right / width_in,
+            top=1 - top / height_in,
+            bottom=bottom / height_in,
+        )
+    return figure, _without_frame(axes)
+
+
+def _bare_figure(width_in: float, height_in: float, layout: Any = None) -> Figure:
     from matplotlib.figure import Figure
 
     # Not pyplot: it keeps every figure alive and picks a window system.
-    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
+    return Figure(figsize=(width_in, height_in), dpi=DPI, layout=layout)
+
+
+def _without_frame(axes: Axes) -> Axes:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    return figure, axes
+    return axes
 
 
 def _png(figure: Figure) -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    # Not savefig(), which draws everything twice.
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())[:, :, :3]  # type: ignore[no-untyped-call]
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    few = Image.fromarray(pixels).quantize(MAX_COLOURS, method=Image.Quantize.FASTOCTREE)
+    few.save(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 import time
@@ -85,7 +86,7 @@ class Display:
         if self._bar is not None:
             self._bar.update()
 
-    def line(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def line(self, epoch: int, metrics: Mapping[str, Any]) -> None:
         """Says where the training of ``epoch`` (from 1) stands, in W&B's keys."""
         text = (
             f"epoch {epoch}  loss {metrics['train/loss']:.4f}  lr {metrics['train/lr']:.3g}  "
@@ -116,6 +117,35 @@ class Display:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class Busy:
+    """How much of the device is in use: of a GPU as its driver says, of CPUs by this process.
+
+    A loader's own processes do not count.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._mark = self._now()
+
+    def lap(self) -> float | None:
+        """A share, 0 to 1: of all cores since the last lap, or of a GPU's time just now.
+
+        None: the package nvidia-ml-py, which asks the driver, is not there, or it does not know.
+        """
+        if self._device.type == "cuda":
+            try:
+                return torch.cuda.utilization(self._device) / 100
+            except Exception:  # of its library, which knows errors of its own (MIG)
+                return None
+        (used_s, at), self._mark = self._mark, self._now()
+        seconds = max(1e-9, self._mark[1] - at)
+        return min(1.0, (self._mark[0] - used_s) / (seconds * (os.cpu_count() or 1)))
+
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        return time.process_time(), time.perf_counter()
 
 
 def peak_memory_gb(device: torch.device) -> float:

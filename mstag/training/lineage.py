@@ -6,19 +6,26 @@ leaks and the oracle that hears nothing beside it.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from platform import python_version
 from typing import Any
 from urllib.parse import urlsplit
 
-from mstag import config
+from mstag import __version__, config
 from mstag.data import shards
 from mstag.data.shards import Manifest
 from mstag.data.store import Store
 from mstag.models import build_model, frames_at_once
+from mstag.training import checkpoint
 
+LOTS = ("train.seed", "dataset.split_seed", "dataset.split_number")
+"""What seeds and folds of one recipe differ in."""
 CODE = Path(__file__).resolve().parents[2]
 GIT_TIMEOUT_S = 5.0
 
@@ -31,15 +38,40 @@ def run_settings(settings: config.Config, store: Store, **resolved: Any) -> dict
         store: its shards.
         resolved: what "auto" came to, and the like.
     """
+    import torch
+
     manifest = store.manifest
+    versions = {"mstag": __version__, "torch": torch.__version__, "python": python_version()}
     return {
         **config.to_tables(settings),
         **resolved,
+        "versions": versions,
+        "recipe": recipe(settings),
         "dataset_digest": manifest.digest,
         "data": data_card(manifest) | {"shards": store.name, "tags": manifest.tag_names},
         "git": git_state(),
         "network": network_card(settings.model, manifest),
     }
+
+
+def about(shown: Mapping[str, Any]) -> str:
+    """Of what :func:`run_settings` returned, all that a run's config.toml does not have: JSON."""
+    sections = {field.name for field in dataclasses.fields(config.Config)}
+    rest = {key: value for key, value in shown.items() if key not in sections}
+    return json.dumps(rest, indent=1) + "\n"
+
+
+def recipe(settings: config.Config) -> str:
+    """The name of what runs share that differ in seed or fold, or in what changes no result."""
+    free = (*LOTS, *checkpoint.FREE_SETTINGS)
+    lines = [
+        f"{section}.{key} = {value!r}"
+        for section, table in sorted(config.to_tables(settings).items())
+        for key, value in sorted(table.items())
+        if not f"{section}.{key}".startswith(free)
+    ]
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return f"{settings.dataset.name}-{digest[:6]}"
 
 
 def data_card(manifest: Manifest) -> dict[str, Any]:

@@ -39,10 +39,15 @@ LOSS = (
     Chart("PR-AUC on the validation split", "macro PR-AUC", {"valid/pr_auc": "validation"}),
     Chart("Learning rate", "learning rate", {"train/lr": "training"}),
     Chart("Norm of the gradient", "L2 norm", {"train/grad_norm": "training"}),
+    Chart("Norm of the weights", "L2 norm", {"train/weight_norm": "training"}),
+    Chart("Distance of the averaged weights", "share", {"train/ema_distance": "training"}),
 )
 SPEED = (
     Chart("Throughput", "clips/s", {"train/clips_per_s": "training"}),
     Chart("Waiting for data", "share of step time", {"train/data_wait": "training"}),
+    Chart("Memory in use, at most", "GB", {"train/memory_gb": "training"}),
+    Chart("The device in use", "share", {"train/utilisation": "training"}),
+    Chart("What tracking takes", "share of the time", {"track/share": "training"}),
 )
 IS_SPEED = re.compile(r"per_s\b|wait|memory|mem\b|util|_gb\b|_mb\b|seconds|_s\b|time|power_w")
 AXES = ("step", "clips_seen", "epoch")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mstag.data.shards import Manifest
 from mstag.show.page import Facts, Fold, Grid, Item, Points, Section, Table
 from mstag.show.wording import Point, count, percent, size
 from mstag.training.report_curves import values
-from mstag.training.report_read import Run
+from mstag.training.report_read import Run, number
 
 DIGEST_LETTERS = 12
 
@@ -85,11 +86,44 @@ def _facts(run: Run) -> tuple[dict[str, str], str]:
     for name, key in (("Features", "features_digest"), ("Weights", "checkpoint_digest")):
         if report.get(key):
             found[f"{name} (digest)"] = str(report[key])[:DIGEST_LETTERS]
+    seen, dropped = (values(run, f"data/{key}")[1] for key in ("seen", "dropped"))
+    if seen and dropped:
+        found["An epoch"] = (
+            f"{count(int(seen[-1]), 'clip')} seen, {dropped[-1]:,.0f} left out (less than a batch)"
+        )
+    found |= _about(run.about)
     skipped = report.get("skipped_tags")
     if isinstance(skipped, list) and skipped:
         names = [str(tag.get("tag")) for tag in skipped if isinstance(tag, dict)]
         found["Tags without a score"] = ", ".join(names)
     return found, digest
+
+
+def _about(about: Mapping[str, Any]) -> dict[str, str]:
+    """What trained it, as far as about.json says so in the types that mstag writes."""
+
+    def part(key: str) -> Mapping[str, Any]:
+        found = about.get(key)
+        return found if isinstance(found, dict) else {}
+
+    found: dict[str, str] = {}
+    weights, flops = (number(part("network").get(key)) for key in ("weights", "flops_per_clip"))
+    if weights is not None:
+        cost = "" if flops is None else f", {flops / 1e9:,.3g} GFLOP to score a clip"
+        found["Network"] = f"{weights / 1e6:,.3g} M weights{cost}"
+    machine = [str(about[key]) for key in ("device", "precision") if about.get(key)]
+    if machine:
+        ranks = number(about.get("ranks"))
+        machine += [count(int(ranks), "rank")] if ranks else []
+        found["Trained on"] = ", ".join(machine)
+    if part("git").get("commit"):
+        changed = " and changes to it" if part("git").get("dirty") else ""
+        found["Code"] = f"commit {str(part('git')['commit'])[:DIGEST_LETTERS]}{changed}"
+    if part("versions"):
+        found["Versions"] = ", ".join(f"{name} {of}" for name, of in part("versions").items())
+    if about.get("recipe"):
+        found["Recipe (but for seed and fold)"] = str(about["recipe"])
+    return found
 
 
 def _skipped(manifest: Manifest) -> Point:

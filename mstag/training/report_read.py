@@ -76,6 +76,8 @@ class Run:
     """Of the first of SPLITS that has both a report and scores; as many tags as the report."""
     settings: dict[str, str] | None = None
     """section.key -> value."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """about.json: code, network, machine; as far as it is JSON."""
     tagger: dict[str, Any] | None = None
     """tagger.json of the best bundle, as far as it is JSON."""
     is_finished: bool = False
@@ -147,6 +149,7 @@ def read_run(folder: Path, name: str) -> Run:
     for split, report in evals.items():
         if scores is None:
             scores = attempt(partial(read_scores, folder, split, len(report["per_tag"])))
+    about = attempt(partial(_read_object, folder / "about.json", "it is not shown"))
     return Run(
         name=name,
         folder=folder,
@@ -154,6 +157,7 @@ def read_run(folder: Path, name: str) -> Run:
         evals=evals,
         scores=scores,
         settings=attempt(partial(_read_settings, folder / "config.toml")),
+        about=about or {},
         tagger=attempt(partial(_read_object, folder / "best" / "tagger.json", "train anew")),
         is_finished=(folder / "finished.json").exists(),
         damage=damage,

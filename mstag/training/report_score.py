@@ -79,7 +79,9 @@ def with_interval(value: float | None, interval: Sequence[float] | None, sign: s
     shown, *ends = (f"{number:{sign}.3f}" for number in (value, *(interval or ())))
     # Neither "-0.000" nor "+0.000" says anything.
     shown, *ends = ("0.000" if text[1:] == "0.000" else text for text in (shown, *ends))
-    return f"{shown} ({' to '.join(ends)})" if ends else shown
+    # On a phone a line may break before the bracket, not within.
+    bracket = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}".join(ends)
+    return f"{shown} ({bracket})" if ends else shown
 
 
 def best_valid(run: Run) -> dict[str, Any] | None:
@@ -130,7 +132,8 @@ def _same_data(one: Run, other: Run) -> bool:
 
 
 def _per_split(run: Run) -> Table:
-    rows = [
+    """A column a split, which leaves room for the intervals on a phone."""
+    columns = [
         [split, *_scores(report), _above(report), f"{report['clips']:,}"]
         for split in SPLITS
         if (report := run.evals.get(split))
@@ -139,9 +142,10 @@ def _per_split(run: Run) -> Table:
     if best and "valid" not in run.evals:
         cells = {key: number(best.get(f"valid/{key}")) for key in ("roc_auc", "pr_auc", "loss")}
         shown = [f"{value:.4f}" if value is not None else "none" for value in cells.values()]
-        rows.append([f"valid{_epoch(best)}", *shown, "", ""])
-    header = ["split", "ROC-AUC (95%)", "PR-AUC (95%)", "loss", "above the oracle", "clips"]
-    return Table(header, rows, is_pinned=True)
+        columns.append([f"valid{_epoch(best)}", *shown, "", ""])
+    words = ["", "ROC-AUC (95%)", "PR-AUC (95%)", "loss", "above the oracle", "clips"]
+    header, *rows = [list(row) for row in zip(words, *columns, strict=True)]
+    return Table(header, rows)
 
 
 def _epoch(row: dict[str, Any]) -> str:
@@ -177,7 +181,7 @@ def _comparison(runs: Sequence[Run]) -> Table:
         rows.append([run.name, *numbers, _rule(run.report)])
     header = [
         *("run", "ROC-AUC (95%)", "less the first's", "PR-AUC (95%)", "less the first's"),
-        *("loss", "clips", "split", "oracle", "valid ROC-AUC (best)", "split rule"),
+        *("loss", "clips", "split", "oracle", "best on valid", "split rule"),
     ]
     return Table(header, rows, text_columns=[len(header) - 1], is_pinned=True)
 

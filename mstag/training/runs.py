@@ -22,7 +22,9 @@ CONFIG = "config.toml"
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 FINISHED = "finished.json"
-OWN_FILES = (CONFIG, FINISHED, "metrics.jsonl", "eval-test.json", "scores-test.npz")
+ABOUT = "about.json"
+"""Code, data, network and machine of the last session: see lineage.py."""
+OWN_FILES = (CONFIG, FINISHED, ABOUT, "metrics.jsonl", "eval-test.json", "scores-test.npz")
 """What the training writes into the folder itself."""
 
 

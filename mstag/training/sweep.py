@@ -158,15 +158,21 @@ def run_sweep(
     return trials
 
 
-def run_online(path: Path, settings: config.WandbConfig, count: int) -> None:
+def run_online(path: Path, settings: config.WandbConfig, train: Sequence[str], count: int) -> None:
     """Hands the file to W&B, which draws the trials, and runs ``count`` of them here.
 
-    W&B starts the file's own command, whose runs go to ``runs/NAME-sweep``.
+    Args:
+        path: the file; its command, which is for W&B's own agents, gives way to ``train``.
+        settings: [wandb].
+        train: the command that trains, without what the sweep adds to it. Its runs go to
+            ``runs/NAME-sweep``.
+        count: how many trials.
     """
     import wandb
     import yaml
 
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content["command"] = [*train, "${args_no_hyphens}"]
     sweep_id = wandb.sweep(content, project=settings.project, entity=settings.entity or None)
     wandb.agent(sweep_id, project=settings.project, entity=settings.entity or None, count=count)
 

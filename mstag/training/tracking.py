@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from mstag import files
 from mstag.config import WandbConfig
 from mstag.data.store import Store
-from mstag.training import lineage, wandb_media
+from mstag.training import lineage, runs, wandb_media
 from mstag.training.wandb_media import Evaluation
 from mstag.training.wandb_run import Line, WandbRun, guarded
 
@@ -69,6 +69,8 @@ class Tracker:
         self.num_lines = len(lines)
         self._file = self.path.open("a", encoding="utf-8")
         past = [json.loads(line) for line in lines]
+        if settings:
+            files.write_text(run / runs.ABOUT, lineage.about(settings))
         self._shown = WandbRun(run, config, settings, job="train", record=self.path, past=past)
         if store is not None:
             self._shown.use(lambda: [lineage.shards_artifact(store)])

@@ -1,7 +1,8 @@
 """An evaluation -> what W&B shows of it: tables, curves, and clips to look at and listen to.
 
-Keys are SECTION/SPLIT/NAME, with the sections "tags" and "listen". Curves are pictures and not
-W&B's own charts, because pictures are all that its terminal viewer shows offline.
+Keys are SECTION/SPLIT/NAME, with the sections "tags" and "listen". Curves are there twice: as
+W&B's own charts, whose points can be read off, and together in one picture, because pictures
+are all that its terminal viewer shows offline.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mstag.data.store import Store
 from mstag.models import frames_at_once
 from mstag.models.predict import Predictions, predict_chunks
 from mstag.show import plots
+from mstag.show.plots import Lines, Panel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +34,8 @@ NUM_TAGGRAMS = 3
 NUM_CONFUSIONS = 30
 MAX_CONFUSED_TAGS = 30
 """Of the picture: the most frequent ones."""
+MAX_POINTS = 100
+"""Of a curve."""
 MAX_AUDIO_BYTES = 2_000_000
 
 TAG_COLUMNS: list[str | int] = ["tag", "positives", "ROC-AUC", "PR-AUC", "change of ROC-AUC"]
@@ -85,9 +89,10 @@ def all_media(evaluation: Evaluation, store: Store, audio_dir: str = "") -> dict
     """
     import wandb
 
-    thresholds = _thresholds(evaluation)
-    pictures = tag_pictures(evaluation, thresholds)
+    thresholds, panels = _thresholds(evaluation), tag_curves(evaluation)
+    pictures = tag_pictures(evaluation, thresholds, panels)
     media: dict[str, Any] = {name: _image(png) for name, png in pictures.items()}
+    media |= {f"tags/{evaluation.split}/{name}": _chart(panel) for name, panel in panels.items()}
     tables = {
         "extremes": (EXTREME_COLUMNS, extreme_rows(evaluation.report)),
         "confusions": (CONFUSION_COLUMNS, confusion_rows(evaluation, thresholds)),
@@ -180,52 +185,58 @@ def find_audio(folder: str, path: str) -> Path | None:
     return found if found.stat().st_size <= MAX_AUDIO_BYTES else None
 
 
-def tag_pictures(evaluation: Evaluation, thresholds: Array) -> dict[str, bytes]:
-    """Key -> PNG: bars, ROC and PR curves, calibration, score histogram, confusions."""
+def tag_curves(evaluation: Evaluation) -> dict[str, Panel]:
+    """Name -> curves: ROC and PR (where they are defined), calibration, histogram of scores."""
     labels, scores = _known_cells(evaluation.predictions)
-    where = f"tags/{evaluation.split}"
-    roc = _curves_of(evaluation, curves.roc_curve)
-    pr = _curves_of(evaluation, curves.pr_curve)
-    pictures = {f"{where}/bars": plots.tag_bars(evaluation.report["per_tag"])}
-    if roc:
-        pictures[f"{where}/roc"] = plots.curves(
-            roc, xlabel="false positive rate", ylabel="true positive rate", title="ROC"
-        )
-    if pr:
-        pictures[f"{where}/pr"] = plots.curves(
-            pr, xlabel="recall", ylabel="precision", title="Precision and recall"
-        )
     found = curves.calibration(labels, scores)
-    pictures[f"{where}/calibration"] = plots.curves(
-        {
-            "model": (found.mean_score.tolist(), found.share_positive.tolist()),
-            "calibrated": ([0.0, 1.0], [0.0, 1.0]),
-        },
-        xlabel="mean score of a bin",
-        ylabel="share with the tag",
-        title=f"Calibration, expected error {found.expected_error:.4f}",
-    )
     edges, positives, negatives = curves.score_histogram(labels, scores)
     centres = ((edges[1:] + edges[:-1]) / 2).tolist()
-    pictures[f"{where}/scores"] = plots.curves(
-        {
-            "clips with the tag": (centres, (positives / max(1, positives.sum())).tolist()),
-            "clips without it": (centres, (negatives / max(1, negatives.sum())).tolist()),
-        },
-        xlabel="score",
-        ylabel="share of the clips",
-        title="Scores",
-    )
+    roc, pr = (_curves_of(evaluation, curve) for curve in (curves.roc_curve, curves.pr_curve))
+    error = f"model, expected error {found.expected_error:.4f}"
+    panels = {
+        "roc": Panel(roc, "false positive rate", "true positive rate", "ROC", "lower right"),
+        "pr": Panel(pr, "recall", "precision", "Precision and recall", "lower left"),
+        "calibration": Panel(
+            {
+                error: (found.mean_score.tolist(), found.share_positive.tolist()),
+                "calibrated": ([0.0, 1.0], [0.0, 1.0]),
+            },
+            "mean score of a bin",
+            "share with the tag",
+            "Calibration",
+            "upper left",
+        ),
+        "scores": Panel(
+            {
+                "clips with the tag": (centres, (positives / max(1, positives.sum())).tolist()),
+                "clips without it": (centres, (negatives / max(1, negatives.sum())).tolist()),
+            },
+            "score",
+            "share of the clips",
+            "Scores",
+        ),
+    }
+    return {name: panel for name, panel in panels.items() if panel.lines}
+
+
+def tag_pictures(
+    evaluation: Evaluation, thresholds: Array, panels: Mapping[str, Panel]
+) -> dict[str, bytes]:
+    """Key -> PNG: bars, all curves, confusions."""
     frequent = np.argsort([-entry["positives"] for entry in evaluation.report["per_tag"]])
     chosen = np.sort(frequent[:MAX_CONFUSED_TAGS])
-    pictures[f"{where}/confusion_map"] = plots.heat_map(
-        _confusions(evaluation, thresholds)[np.ix_(chosen, chosen)],
-        [evaluation.tag_names[i] for i in chosen],
-        xlabel="tag that is given",
-        ylabel="tag of the clips",
-        label="share (diagonal: recall)",
-    )
-    return pictures
+    where = f"tags/{evaluation.split}"
+    return {
+        f"{where}/bars": plots.tag_bars(evaluation.report["per_tag"]),
+        f"{where}/curves": plots.curves(list(panels.values())),
+        f"{where}/confusion_map": plots.heat_map(
+            _confusions(evaluation, thresholds)[np.ix_(chosen, chosen)],
+            [evaluation.tag_names[i] for i in chosen],
+            xlabel="tag that is given",
+            ylabel="tag of the clips",
+            label="share (diagonal: recall)",
+        ),
+    }
 
 
 def clip_media(
@@ -306,7 +317,7 @@ def _known_cells(predictions: Predictions, tag: int | None = None) -> tuple[Arra
     return labels[known], scores[known]
 
 
-def _curves_of(evaluation: Evaluation, curve: Any) -> dict[str, tuple[Any, Any]]:
+def _curves_of(evaluation: Evaluation, curve: Any) -> Lines:
     """Curves of all tags together and of the best, the middle and the worst one."""
     ranked = _ranked_tags(evaluation.report)
     chosen: dict[str, int | None] = {"all tags": None}
@@ -317,9 +328,14 @@ def _curves_of(evaluation: Evaluation, curve: Any) -> dict[str, tuple[Any, Any]]
         ):  # fmt: skip
             chosen[f"{word}: {entry['tag']}"] = evaluation.tag_names.index(entry["tag"])
     found = {
-        name: curve(*_known_cells(evaluation.predictions, tag)) for name, tag in chosen.items()
+        name: curve(*_known_cells(evaluation.predictions, tag), MAX_POINTS)
+        for name, tag in chosen.items()
     }
-    return {name: points for name, points in found.items() if points is not None}
+    return {
+        name: (points[0].tolist(), points[1].tolist())
+        for name, points in found.items()
+        if points is not None
+    }
 
 
 def _ranked_tags(report: Report) -> list[Any]:
@@ -330,6 +346,19 @@ def _ranked_tags(report: Report) -> list[Any]:
 
 def _difference(now: float | None, before: float | None) -> float | None:
     return None if now is None or before is None else now - before
+
+
+def _chart(panel: Panel) -> Any:
+    """W&B's own chart of some lines."""
+    import wandb
+
+    return wandb.plot.line_series(
+        xs=[x for x, _ in panel.lines.values()],
+        ys=[y for _, y in panel.lines.values()],
+        keys=list(panel.lines),
+        title=f"{panel.title}: {panel.ylabel}",
+        xname=panel.xlabel,
+    )
 
 
 def _image(png: bytes, caption: str | None = None) -> Any:

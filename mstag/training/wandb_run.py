@@ -46,7 +46,8 @@ class WandbRun:
     Args:
         run: the run folder.
         config: ``[wandb]``.
-        settings: what W&B shows as the run's config.
+        settings: what W&B shows as the run's config; its "recipe" is the group of the run,
+            unless ``config`` names one.
         job: "train", or "watch" or "eval" for the runs NAME-watch and NAME-eval that stand
             beside it in its group.
         record: the file of lines, for messages.
@@ -174,7 +175,9 @@ class WandbRun:
 
     @property
     def _sync(self) -> str:
-        return f"wandb sync {Path(self._wandb.dir).parent}"
+        # Without the option, W&B passes over what was begun online and says so in a whisper.
+        option = "" if self._wandb.offline else "--include-online "
+        return f"wandb sync {option}{Path(self._wandb.dir).parent}"
 
     def finish(self, *, failed: bool) -> None:
         """Ends the W&B run, waiting for its last uploads."""
@@ -262,7 +265,7 @@ def _start_wandb(
     name = run.absolute().name
     names = {
         "name": name if job == "train" else f"{name}-{job}",
-        "group": config.group or name,
+        "group": config.group or settings.get("recipe") or name,
         "job_type": job,
     }
     # A folder of its own for what watches: two processes would fight over W&B's links, and

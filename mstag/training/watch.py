@@ -26,7 +26,7 @@ from mstag import config, console
 from mstag.data.store import Store
 from mstag.models import build_model
 from mstag.runtime import Ranks
-from mstag.training import checkpoint, runs, score
+from mstag.training import checkpoint, lineage, runs, score
 from mstag.training.wandb_run import WandbRun
 
 log = logging.getLogger("mstag")
@@ -182,11 +182,12 @@ class Scorer:
         self._shown = WandbRun(
             run,
             settings.wandb,
-            {**config.to_tables(settings), "watches": run.absolute().name, "device": str(device)},
+            lineage.run_settings(settings, store, watches=run.absolute().name, device=str(device)),
             job="watch",
             record=run / RECORD,
             past=past,
         )
+        self._shown.use(lambda: [lineage.shards_artifact(store)])
 
     def score(self, path: Path) -> dict[str, Any]:
         """Scores and records one checkpoint; returns its report, with "step" in front.

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mstag import files
+
 NAME = "mstag"
+SAVED = Path("wandb") / "workspace"
+"""Where a run folder keeps the address of the workspace: each save would make another."""
 
 CURVES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
     "Score": (
@@ -29,17 +34,23 @@ CURVES: dict[str, tuple[tuple[str, str, tuple[str, ...]], ...]] = {
         ("Clips per second", "clips_seen", ("train/clips_per_s",)),
         ("Share of time spent waiting for data", "clips_seen", ("train/data_wait",)),
         ("Device memory", "clips_seen", ("train/memory_gb",)),
+        ("Share of the device in use", "clips_seen", ("train/utilisation",)),
     ),
     "Data": (("Clips of an epoch", "epoch", ("data/seen", "data/dropped", "data/refused")),),
 }
 """Section -> title, step axis, keys of its curves."""
 
 SCALARS = ("test/roc_auc", "test/pr_auc")
-MEDIA = {
-    "Tags": ("bars", "roc", "pr", "calibration", "scores", "confusion_map"),
-    "Listen": ("clips", "spectrograms", "taggrams"),
+PICTURES = {"Tags": ("bars", "confusion_map"), "Listen": ("spectrograms", "taggrams")}
+"""Section -> names of what wandb_media.py logs there, for each split; and so are these:"""
+TABLES = {"Tags": ("table", "extremes", "confusions"), "Listen": ("clips",)}
+CHARTS = {
+    "roc": ("ROC", "false positive rate"),
+    "pr": ("Precision", "recall"),
+    "calibration": ("Share with the tag", "mean score"),
+    "scores": ("Share of the clips", "score"),
 }
-"""Section -> names of what wandb_media.py logs there, for each split."""
+"""W&B's own charts in Tags: name -> (title, x axis)."""
 SPLITS = ("valid", "test")
 
 
@@ -78,15 +89,33 @@ def build(entity: str, project: str) -> Any:
             for title, axis, keys in CURVES[section]
         ]
 
+    def chart(split: str, name: str) -> Any:
+        title, xname = CHARTS[name]
+        return panels.CustomChart(
+            query={"summaryTable": {"tableKey": f"tags/{split}/{name}_table"}},
+            chart_name="wandb/lineseries/v0",
+            chart_fields={key: key for key in ("step", "lineKey", "lineVal")},
+            chart_strings={"title": f"{split}: {title}", "xname": xname},
+        )
+
     def media(section: str) -> list[Any]:
-        return [
-            panels.MediaBrowser(
-                title=f"{split}: {name.replace('_', ' ')}",
-                media_keys=[f"{section.lower()}/{split}/{name}"],
-            )
-            for split in SPLITS
-            for name in MEDIA[section]
-        ]
+        where = section.lower()
+        shown = []
+        for split in SPLITS:
+            shown += [
+                panels.MediaBrowser(
+                    title=f"{split}: {name.replace('_', ' ')}",
+                    media_keys=[f"{where}/{split}/{name}"],
+                )
+                for name in PICTURES[section]
+            ]
+            if section == "Tags":
+                shown += [chart(split, name) for name in CHARTS]
+            shown += [
+                panels.WeavePanelSummaryTable(table_name=f"{where}/{split}/{name}")
+                for name in TABLES[section]
+            ]
+        return shown
 
     scalars = [panels.ScalarChart(title=key, metric=key) for key in SCALARS]
     contents = {
@@ -108,17 +137,42 @@ def build(entity: str, project: str) -> Any:
     )
 
 
-def save(url: str) -> str:
-    """Saves the workspace into the project of a run; returns its address.
+def save(run: Path, url: str) -> str:
+    """Saves the workspace into the project of a run, or brings it up to date there.
+
+    Args:
+        run: the run folder; it, and those beside it, remember where the workspace is.
+        url: the address of the run's page.
+
+    Returns:
+        The workspace's address.
 
     Raises:
         ValueError: not the address of a run, no package, or W&B refused.
     """
     entity, project = project_of(url)
     workspace = build(entity, project)
+    for path in [run / SAVED, *sorted(run.absolute().parent.glob(f"*/{SAVED}"))]:
+        if earlier := _find(path, entity, project):
+            earlier.sections = workspace.sections
+            workspace = earlier
+            break
     try:
         workspace.save()
+        files.write_text(run / SAVED, f"{workspace.url}\n")
     except Exception as error:  # whatever W&B's client raises; the run's own page is there
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"W&B: cannot save the workspace ({reason})") from None
     return str(workspace.url)
+
+
+def _find(path: Path, entity: str, project: str) -> Any:
+    """The workspace that a file remembers; None: it is gone, or another project's."""
+    workspaces: Any = importlib.import_module("wandb_workspaces.workspaces")
+    try:
+        url = path.read_text(encoding="utf-8").strip()
+        if urlsplit(url).path.split("/") != ["", entity, project]:
+            return None
+        return workspaces.Workspace.from_url(url)
+    except Exception:  # of reading, or whatever W&B's client raises: another one is made
+        return None

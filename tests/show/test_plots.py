@@ -50,7 +50,7 @@ def test_every_plot_is_a_png_and_the_same_for_the_same_numbers() -> None:
         made = [
             plots.spectrogram(mel, frame_s=0.0464, title="a clip"),
             plots.tag_bars([entry("guitar", 0.9), entry("flute", 0.6), entry("sax", None)]),
-            plots.curves({"a": ([1, 2, 3], [3, 2, 1])}, xlabel="epoch", ylabel="loss"),
+            plots.curves([plots.Panel({"a": ([1, 2, 3], [3, 2, 1])}, "epoch", "loss")]),
             plots.taggram(rng.random((9, 30)), [f"t{i}" for i in range(30)], window_s=3.0),
         ]
         assert all(png.startswith(PNG) and len(png) > 3000 for png in made)
@@ -62,9 +62,19 @@ def test_every_plot_is_a_png_and_the_same_for_the_same_numbers() -> None:
         lambda: plots.tag_bars([]),
         lambda: plots.tag_bars([entry("sax", None)]),
         lambda: plots.spectrogram(np.full((8, 12), -46.0), frame_s=0.1),
-        lambda: plots.curves({"a": ([], [])}, xlabel="x", ylabel="y"),
+        lambda: plots.curves([plots.Panel({"a": ([], [])}, "x", "y")]),
         lambda: plots.taggram(np.zeros((1, 1)), ["t"], window_s=1.0),
     ],
 )
 def test_empty_and_constant_input_gives_a_plot(make: object) -> None:
     assert make().startswith(PNG)  # type: ignore[operator]
+
+
+def test_tags_are_no_formulas() -> None:
+    name = "$\\frac"
+    assert plots.tag_bars([entry(name, 0.9)]).startswith(PNG)
+    lines = {name: ([0.0, 1.0], [0.0, 1.0]), "b": ([0.0, 1.0], [1.0, 0.0])}
+    assert plots.curves([plots.Panel(lines, "x", "y")]).startswith(PNG)
+    shares = np.full((2, 2), 0.5)
+    made = plots.heat_map(shares, [name, f"{name}$"], xlabel="x", ylabel="y", label="l")
+    assert made.startswith(PNG)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from make_shards import make_shards
+from shared_data import REPOSITORY
 
 from mstag import config
 from mstag.data.store import open_store
@@ -80,3 +81,15 @@ def test_the_settings_say_what_a_score_is_worth(tmp_path: Path) -> None:
     assert data["split_rule"] == "made by a test"
     assert {"leaks", "oracle_roc_auc"} <= set(data)
     assert data["tags"] == [f"tag {i}" for i in range(5)]
+
+
+def test_seeds_and_folds_of_a_recipe_share_its_name() -> None:
+    def recipe(*changes: str) -> str:
+        path = REPOSITORY / "configs" / "mtg-jamendo.toml"
+        return lineage.recipe(config.load_config(path, changes))
+
+    for free in ("train.seed=7", "dataset.split_number=3", "train.device=cpu", "wandb.project=x"):
+        assert recipe(free) == recipe(), free
+    for other in ("train.epochs=7", "model.dropout=0.1", "dataset.split=artist"):
+        assert recipe(other) != recipe(), other
+    assert recipe().startswith("mtg-jamendo-")

@@ -44,6 +44,11 @@ def test_a_page_has_every_section_and_what_belongs_there(tmp_path: Path) -> None
         "Taggram",
         "9.0 clips/s (median)",
         report["dataset_digest"][:12],
+        "2.94 M weights, 2.14 GFLOP to score a clip",
+        "cuda:0, bf16, 2 ranks",
+        "commit 0123456789ab and changes to it",
+        "mstag 1.0, torch 2.11",
+        "580 clips seen, 5 left out",
         "train.epochs",
     ):
         assert words in page.text, words
@@ -116,6 +121,7 @@ def test_a_training_that_goes_on_and_bare_runs_have_a_page(tmp_path: Path) -> No
         ("config.toml", b"= 1", "config.toml: damaged"),
         ("config.toml", b"\xff", "config.toml: damaged"),
         ("best/tagger.json", b"\xff", "tagger.json: damaged"),
+        ("about.json", b"[]", "about.json: damaged"),
     ],
 )
 def test_what_is_damaged_is_said_instead_of_shown(
@@ -137,6 +143,8 @@ def test_numbers_from_elsewhere_do_not_break_a_page(tmp_path: Path) -> None:
         {"epoch": 2, "train/loss": float("inf"), "valid/roc_auc": True, EVIL: 2, "big": 10**400},
         {"train/loss": None, "epoch": [1]},
     ]
+    about = {"network": "big", "git": [1], "ranks": "two", "device": {EVIL: 1}, "versions": 3}
+    (run / "about.json").write_text(json.dumps(about))
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = json.loads((run / "eval-test.json").read_text())
     for tag in report["per_tag"]:

@@ -123,7 +123,10 @@ def test_thresholds_are_taken_of_the_same_tags_only(tmp_path: Path) -> None:
 
 
 def test_small_helpers() -> None:
-    assert with_interval(-0.0001, (-0.2, 0.0002), "+") == "0.000 (-0.200 to 0.000)"
+    assert (
+        with_interval(-0.0001, (-0.2, 0.0002), "+").replace("\xa0", " ")
+        == "0.000 (-0.200 to 0.000)"
+    )
     assert with_interval(0.5, None) == "0.500" and with_interval(None, None) == "none"
     line = [float(n) for n in range(10_000)]
     kept, _ = thinned((line, line))

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from make_shards import TINY, make_shards
 
 from mstag import config
@@ -151,3 +152,25 @@ def test_without_a_terminal_there_is_a_line_per_logging_step(
     with display.Display(total_steps=100, done_steps=20, shown=False) as hidden:
         hidden.line(3, metrics)
     assert len(caplog.messages) == 1, "other ranks say nothing"
+
+
+def test_how_busy_the_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = used = 0.0
+    monkeypatch.setattr(display.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(display.time, "process_time", lambda: used)
+    monkeypatch.setattr(display.os, "cpu_count", lambda: 4)
+    busy = display.Busy(torch.device("cpu"))
+    now, used = 10.0, 20.0
+    assert busy.lap() == 0.5, "two of four cores"
+    now = 20.0
+    assert busy.lap() == 0.0
+    assert busy.lap() == 0.0, "no time has gone by"
+
+    def without_the_package(_: torch.device) -> int:
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+    gpu = display.Busy(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "utilization", without_the_package)
+    assert gpu.lap() is None
+    monkeypatch.setattr(torch.cuda, "utilization", lambda _: 87)
+    assert gpu.lap() == 0.87

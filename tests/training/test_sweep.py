@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared_data import REPOSITORY
 
+import train
 from mstag import cli
 from mstag.config import WandbConfig
 from mstag.training import sweep, wandb_run
@@ -79,23 +82,27 @@ def test_the_shipped_file_can_be_drawn_from() -> None:
 
 
 def test_trials_run_once_and_the_best_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_run.make_config(tmp_path)
     config.write_text(config.read_text().replace("epochs = 3", "epochs = 1"))
     (tmp_path / "sweep.yaml").write_text(SWEEP)
-    for name, value in tiny_run.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     parameters = sweep.read_sweep(tmp_path / "sweep.yaml")
-    train = [sys.executable, str(REPOSITORY / "train.py"), "--config", str(config)]
-    train += ["--shards", str(tmp_path / "shards")]
+    command = ["python", "train.py", "--config", str(config), "--shards", str(tmp_path / "shards")]
     seen: list[int] = []
+
+    def run(argv: list[str]) -> subprocess.CompletedProcess[str]:
+        """In this process, which has torch already; others below are processes."""
+        assert argv[: len(command)] == command
+        done = CliRunner().invoke(train.main, argv[2:])
+        return subprocess.CompletedProcess(argv, done.exit_code)
+
+    monkeypatch.setattr(sweep, "subprocess", SimpleNamespace(run=run))
 
     def search(count: int) -> list[sweep.Trial]:
         return sweep.run_sweep(
             parameters,
-            train,
+            command,
             tmp_path / "search",
             count=count,
             seed=1,
@@ -118,13 +125,12 @@ def test_trials_run_once_and_the_best_comes_first(
     settings = runs.read_config(trials[0].run)
     assert settings.train.learning_rate == trials[0].settings["train.learning_rate"]
     assert settings.wandb.group == "search"
-    capfd.readouterr()
 
 
 def test_trials_that_fail_are_ranked_last_and_all_of_them_is_an_error(tmp_path: Path) -> None:
-    train = [sys.executable, "-c", "raise SystemExit(1)"]
+    failing = [sys.executable, "-c", "raise SystemExit(1)"]
     with pytest.raises(ValueError, match="none of its 2 trials has ended"):
-        sweep.run_sweep({}, train, tmp_path, count=2, seed=0, show=lambda _: None)
+        sweep.run_sweep({}, failing, tmp_path, count=2, seed=0, show=lambda _: None)
     lost = sweep.Trial(0, {}, tmp_path / "a")
     assert "none\t-\ta" in sweep.as_table([lost])
 
@@ -140,10 +146,12 @@ def test_with_a_key_wandb_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setattr(wandb, "sweep", lambda content, **_: calls.append(content) or "id7")
     monkeypatch.setattr(wandb, "agent", lambda *a, **k: calls.append((a, k["count"])))
-    argv = ["sweep", str(tmp_path / "sweep.yaml"), "--config", str(config)]
+    argv = ["sweep", str(tmp_path / "sweep.yaml"), "--config", str(config), "--shards", "s"]
     done = CliRunner().invoke(cli.cli, [*argv, "--out", str(tmp_path / "o"), "--count", "3"])
     assert done.exception is None, done.output
     assert calls[0]["parameters"]["train.ema_decay"] == {"value": 0.5}
+    command = ["train.py", "--config", str(config), "--shards", "s", "${args_no_hyphens}"]
+    assert calls[0]["command"][1:] == command, "not the file's, which knows the demo only"
     assert calls[1] == (("id7",), 3)
     assert not wandb_run.can_go_online(WandbConfig(mode="offline"))
 

@@ -10,15 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import tiny_run
 from make_shards import make_shards
 from shared_data import REPOSITORY
+from wandb_records import history, recorded, records
 
 from mstag.config import FeatureConfig, WandbConfig
 from mstag.training import tracking, wandb_run
@@ -127,26 +127,6 @@ def test_without_wandb_the_numbers_are_still_written(
         assert tracker.dashboard == str(tmp_path / "metrics.jsonl")
     assert len(written(tmp_path)) == 1
     assert caplog.text.count("W&B: off (") == 1
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """What W&B holds of an offline run, read back by its own viewer."""
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def recorded(folder: Path) -> list[dict[str, Any]]:
-    """The history among them."""
-    return [
-        {k: v for k, v in record["history"]["item"].items() if not k.startswith("_")}
-        for record in records(folder)
-        if record["type"] == "history"
-    ]
 
 
 def test_wandb_offline_has_the_same_numbers_also_after_a_resume(tmp_path: Path) -> None:
@@ -316,10 +296,11 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from mstag.config import WandbConfig
-from mstag.training.tracking import Tracker
-tracker = Tracker(Path(sys.argv[1]), WandbConfig(mode="offline"), {})
+from mstag.training.wandb_run import WandbRun
+run = Path(sys.argv[1])
+shown = WandbRun(run, WandbConfig(mode="offline"), {}, job="train", record=run, past=[])
 for step in range(8):
-    tracker.log({"step": step})
+    shown.log({"step": step})
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -330,7 +311,8 @@ def test_a_run_killed_offline_and_resumed_has_every_line_once(tmp_path: Path) ->
         [sys.executable, "-c", KILLED, str(tmp_path)], cwd=REPOSITORY, env=tiny_run.environment()
     )
     assert done.returncode == -signal.SIGKILL
-    assert len(written(tmp_path)) == 8
+    # What Tracker has written by then: the rest of it takes seconds to be imported.
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {n}}}\n' for n in range(8)))
     time.sleep(1.1)  # W&B names folders by the second
     with Tracker(tmp_path, WandbConfig(mode="offline"), {}, num_lines=5) as tracker:
         for step in range(5, 10):
@@ -348,6 +330,19 @@ def test_a_run_killed_offline_and_resumed_has_every_line_once(tmp_path: Path) ->
 
 
 # ---- A whole training, read back ------------------------------------------------------------
+
+
+TRAIN_AND_EVAL = """
+import json, runpy, sys
+for script, arguments in zip(("train.py", "eval.py"), json.loads(sys.argv[1]), strict=True):
+    sys.argv = [script, *arguments]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+"""Both scripts in one process: its start is what costs most."""
 
 
 @pytest.fixture(scope="module")
@@ -369,18 +364,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "MPLCONFIGDIR": str(folder / "matplotlib"),  # its own cache, which is no W&B's
+        "PYTHONPATH": str(REPOSITORY),  # as a script of the repository has it by itself
     }
     settings = ["model.chunk_frames=64", f"wandb.audio_dir={folder / 'audio'}", "train.epochs=2"]
-    done = tiny_run.run_script("train.py", *tiny_run.arguments(folder, "run", *settings), **places)
+    script = folder / "train_and_eval.py"
+    script.write_text(TRAIN_AND_EVAL)
+    scoring = [str(folder / "run"), "--shards", str(folder / "shards")]
+    done = tiny_run.run_script(
+        str(script), json.dumps([tiny_run.arguments(folder, "run", *settings), scoring]), **places
+    )
     assert done.returncode == 0, done.stderr
     assert "dashboard: wandb sync" in done.stdout
+    assert "W&B: wandb sync" in done.stderr
     assert "W&B: left out" not in done.stderr
-    scored = tiny_run.run_script(
-        "eval.py", str(folder / "run"), "--shards", str(folder / "shards"), **places
-    )
-    assert scored.returncode == 0, scored.stderr
-    assert "W&B: wandb sync" in scored.stderr
-    assert "W&B: left out" not in scored.stderr
     return folder
 
 
@@ -389,10 +385,6 @@ def held(trained: Path) -> list[dict[str, Any]]:
     """What W&B holds of the training."""
     (folder,) = (trained / "run" / "wandb").glob("offline-run-*")
     return records(folder)
-
-
-def history(held: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record["history"]["item"] for record in held if record["type"] == "history"]
 
 
 def table(run: Path, key: str) -> dict[str, Any]:
@@ -411,7 +403,8 @@ def test_everything_is_below_the_run(trained: Path) -> None:
     left = [path.name for path in (trained / "tmp").rglob("*")]
     assert [name for name in left if not name.startswith("torchinductor")] == []
     names = {path.name for path in trained.iterdir()}
-    assert names == {"shards", "tiny.toml", "audio", "home", "tmp", "matplotlib", "run"}
+    own = {"shards", "tiny.toml", "audio", "home", "tmp", "matplotlib", "train_and_eval.py"}
+    assert names == own | {"run"}
 
 
 def test_each_line_is_there_once_with_its_axes(trained: Path, held: list[dict[str, Any]]) -> None:
@@ -433,7 +426,7 @@ def test_each_line_is_there_once_with_its_axes(trained: Path, held: list[dict[st
 
 def test_the_scalars_that_explain_a_run(held: list[dict[str, Any]]) -> None:
     keys = set().union(*history(held))
-    train = ("loss", "lr", "grad_norm", "clips_per_s", "data_wait", "memory_gb")
+    train = ("loss", "lr", "grad_norm", "clips_per_s", "data_wait", "memory_gb", "utilisation")
     assert {f"train/{key}" for key in train} <= keys
     assert {"train/weight_norm", "train/ema_distance"} <= keys
     assert {"data/seen", "data/dropped", "data/refused"} <= keys
@@ -450,8 +443,9 @@ def test_the_scalars_that_explain_a_run(held: list[dict[str, Any]]) -> None:
 
 def test_the_settings_of_the_run(held: list[dict[str, Any]]) -> None:
     (run,) = (record["run"] for record in held if record["type"] == "run")
-    assert (run["display_name"], run["run_group"], run["job_type"]) == ("run", "run", "train")
     shown = run["config"]["update"]
+    assert (run["display_name"], run["job_type"]) == ("run", "train")
+    assert run["run_group"] == shown["recipe"]
     assert shown["train"]["epochs"] == 2
     assert shown["device"] == "cpu"
     assert shown["network"]["weights"] > 0
@@ -467,13 +461,14 @@ def test_tags_and_curves(trained: Path, held: list[dict[str, Any]]) -> None:
     rows = [row for row in history(held) if "tags/valid/table._type" in flat(row)]
     assert [row["epoch"] for row in rows] == [1, 2], "the table is there each time"
     (first, last), test = (flat(row) for row in rows), flat(history(held)[-1])
-    pictures = ("bars", "roc", "pr", "calibration", "scores", "confusion_map")
     for row, split in ((last, "valid"), (test, "test")):
-        for name in pictures:
+        for name in ("bars", "curves", "confusion_map"):
             assert row[f"tags/{split}/{name}._type"] == "image-file"
         for name in ("table", "extremes", "confusions"):
             assert row[f"tags/{split}/{name}._type"] == "table-file"
-    assert "tags/valid/roc._type" not in first, "curves wait for the last evaluation, or the time"
+        for name in ("roc", "pr", "calibration", "scores"):
+            assert row[f"tags/{split}/{name}_table._type"] == "table-file", "W&B's own charts"
+    assert "tags/valid/curves._type" not in first, "they wait for the last one, or for the time"
     tags = table(trained / "run", "tags/valid/table")
     assert tags["columns"] == tracking.wandb_media.TAG_COLUMNS
     assert [row[0] for row in tags["data"]] == [f"tag {i}" for i in range(5)]
@@ -513,10 +508,14 @@ def test_the_run_hands_over_data_and_model(trained: Path, held: list[dict[str, A
     assert set(made["model"]["aliases"]) == {"best", "latest"}
 
 
-def test_an_evaluation_is_a_run_of_the_same_group(trained: Path) -> None:
+def test_an_evaluation_is_a_run_of_the_same_group(
+    trained: Path, held: list[dict[str, Any]]
+) -> None:
     found = records(*(trained / "run/wandb/eval/wandb").glob("offline-run-*"))
     (run,) = (record["run"] for record in found if record["type"] == "run")
-    assert (run["display_name"], run["run_group"], run["job_type"]) == ("run-eval", "run", "eval")
+    assert (run["display_name"], run["job_type"]) == ("run-eval", "eval")
+    (training,) = (record["run"] for record in held if record["type"] == "run")
+    assert run["run_group"] == training["run_group"]
     (row,) = history(found)
     report = json.loads((trained / "run" / "eval-test.json").read_text())
     assert row["test/roc_auc"] == report["roc_auc"]
@@ -530,107 +529,3 @@ def flat(row: dict[str, Any]) -> dict[str, Any]:
         for key, value in row.items()
         for name, inner in (value.items() if isinstance(value, dict) else [("", value)])
     }
-
-
-# ---- Online, with servers of our own --------------------------------------------------------
-
-
-class StandIn(BaseHTTPRequestHandler):
-    """As much of W&B's API as a run needs to start; then it takes requests and never answers."""
-
-    protocol_version = "HTTP/1.1"
-    is_dead = threading.Event()
-    bucket: ClassVar[dict[str, Any]] = {
-        **{"id": "UnVu", "displayName": "run", "description": None, "config": "{}"},
-        **{"sweepName": None, "historyLineCount": 0, "logLineCount": 0, "eventsLineCount": 0},
-        "project": {"id": "p", "name": "mstag", "entity": {"id": "e", "name": "me"}},
-    }
-
-    def do_POST(self) -> None:
-        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.is_dead.is_set():
-            time.sleep(600)
-        try:
-            request = json.loads(content)
-        except ValueError:
-            request = {}
-        query = request.get("query", "")
-        data: dict[str, Any] = {}
-        if "upsertBucket" in query:
-            bucket = self.bucket | {"name": request["variables"].get("name") or "abc"}
-            data = {"upsertBucket": {"bucket": bucket, "inserted": True}}
-        elif "viewer" in query:
-            teams: dict[str, Any] = {"edges": []}
-            data = {"viewer": {"id": "u", "entity": "me", "username": "me", "teams": teams}}
-        elif "createRunFiles" in query:
-            data = {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": []}}
-        elif "model(" in query:
-            data = {"model": None}
-        elif "artifactType" in query:
-            data = {"project": None}
-        answer = json.dumps({"data": data}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    do_GET = do_PUT = do_POST  # noqa: N815 (http.server's names)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing: the test's output is no server's log."""
-
-
-ONLINE = """
-import sys, threading, time
-from pathlib import Path
-import wandb
-from mstag.config import WandbConfig
-from mstag.training import wandb_run
-from mstag.training.wandb_run import WandbRun
-wandb_run.DRAIN_TIMEOUT_S, wandb_run.FINISH_TIMEOUT_S, wandb_run.STALL_S = 25.0, 4.0, 2.0
-run = Path(sys.argv[1])
-shown = WandbRun(run, WandbConfig(mode="online"), {}, job="train", record=run / "m", past=[])
-shown.log({"step": 0})
-print(shown.where, flush=True)
-input()
-started = time.monotonic()
-for step in range(1, 6):
-    table = wandb.Table(columns=["a"], data=[[step]])
-    shown.log({"step": step}, {"tags/table": table, "tags/other": table})
-print(time.monotonic() - started, flush=True)
-shown.finish(failed=False)
-"""
-
-
-@pytest.mark.slow
-def test_servers_that_stop_answering_hold_nothing_up_and_lose_no_number(tmp_path: Path) -> None:
-    """Measured on W&B 0.31: each table takes 19 s when the servers do not answer."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    started = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-c", ONLINE, str(tmp_path)],
-        cwd=REPOSITORY,
-        env=tiny_run.environment(WANDB_API_KEY="0" * 40, WANDB_BASE_URL=address),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        where = process.stdout.readline().strip()
-        StandIn.is_dead.set()
-        out, err = process.communicate("\n", timeout=120)
-    took_s = time.monotonic() - started
-    server.shutdown()
-    server.server_close()
-    assert where.startswith(f"{address}/me/mstag/runs/"), where + err
-    assert process.returncode == 0, err
-    assert float(out) < 2, "logging waited for the servers"
-    assert took_s < 100
-    (folder,) = (tmp_path / "wandb").glob("run-*-*")
-    assert f"`wandb sync {folder}` uploads what is missing" in err
-    assert [line["step"] for line in recorded(folder)] == list(range(6))

@@ -101,13 +101,24 @@ def test_audio_is_looked_for_below_its_folder_only(
     assert wandb_media.find_audio(str(folder), "a/x.mp3") is None
 
 
-def test_pictures_are_made_of_any_labels() -> None:
-    for labels in ([[1, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]):
+def test_curves_and_pictures_are_made_of_any_labels() -> None:
+    for labels, defined in (
+        ([[1, 0, 0], [0, 1, 0]], ["roc", "pr", "calibration", "scores"]),
+        ([[0, 0, 0], [0, 0, 0]], ["calibration", "scores"]),
+    ):
         evaluation = make_evaluation(labels, [[0.9, 0.2, 0.3], [0.1, 0.8, 0.3]])
-        pictures = wandb_media.tag_pictures(evaluation, HALF)
-        assert {"tags/valid/bars", "tags/valid/calibration", "tags/valid/confusion_map"} <= set(
-            pictures
-        )
+        panels = wandb_media.tag_curves(evaluation)
+        assert list(panels) == defined
+        for panel in panels.values():
+            table = wandb_media._chart(panel).table
+            points = [(key, x, y) for x, key, y in table.data]
+            assert points == [
+                (name, *point)
+                for name, line in panel.lines.items()
+                for point in zip(*line, strict=True)
+            ]
+        pictures = wandb_media.tag_pictures(evaluation, HALF, panels)
+        assert set(pictures) == {f"tags/valid/{n}" for n in ("bars", "curves", "confusion_map")}
         assert all(png.startswith(b"\x89PNG") for png in pictures.values())
 
 

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +15,12 @@ import pytest
 import tiny_run
 import torch
 from click.testing import CliRunner
+from wandb_records import history, records
 
 import train
 from mstag import config
 from mstag.data.store import open_store
-from mstag.training import checkpoint, watch
+from mstag.training import checkpoint, lineage, runs, watch
 
 STEPS = [6, 12, 18]
 OPTIONS = {"num_resamples": 0, "num_workers": 0}
@@ -289,20 +289,17 @@ def test_wandb_shows_it_beside_the_training(
     # offline-run-TIME-ID, and a number behind it where two began within a second.
     assert len({path.name.split("-")[3] for path in sessions}) == 1, "one W&B run"
     assert list(story.run.glob("wandb/*run-*")) == [], "the training's place is the training's"
-    done = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(sessions[-1])],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    records = [json.loads(line) for line in done.stdout.splitlines()]
-    history = [record["history"]["item"] for record in records if record["type"] == "history"]
-    shown = [{k: v for k, v in item.items() if not k.startswith("_")} for item in history]
+    found = records(sessions[-1])
+    shown = [{k: v for k, v in row.items() if not k.startswith("_")} for row in history(found)]
     assert shown == watch.read_record(story.run), "the newest folder has all of it"
-    about = next(record["run"] for record in records if record["type"] == "run")
+    about = next(record["run"] for record in found if record["type"] == "run")
     assert about["display_name"] == "run-watch"
     assert about["job_type"] == "watch"
-    assert about["run_group"] == "run", "the training's name, which is its group as well"
+    recipe = lineage.recipe(runs.read_config(story.run))
+    assert about["run_group"] == recipe == about["config"]["update"]["recipe"], "the training's"
+    assert "leaks" in about["config"]["update"]["data"]
+    data = next(record["artifact"] for record in found if record["type"] == "artifact")
+    assert data["name"] == "shards-synthetic"
 
 
 def start_watching(folder: Path, run: str, *argv: str) -> subprocess.Popen[str]:
@@ -323,42 +320,36 @@ def test_real_processes_killed_and_restarted(folder: Path) -> None:
     settings = ("train.checkpoint_every_s=0", "train.keep_checkpoints=50")
     train_argv = tiny_run.arguments(folder, "lived", *settings)
 
-    # Before there is a run: waits, and Ctrl-C ends it.
-    early = start_watching(folder, "lived")
-    assert early.stderr is not None
-    assert "waiting for a training" in early.stderr.readline()
-    early.send_signal(signal.SIGINT)
-    out, err = early.communicate(timeout=60)
-    assert (early.returncode, out) == (130, "")
-    assert "Traceback" not in err
+    # Before there is a run: waits.
+    first = start_watching(folder, "lived")
+    assert first.stderr is not None
+    assert "waiting for a training" in first.stderr.readline()
     assert not run.exists()
 
-    # Side by side, until both are killed.
-    first = start_watching(folder, "lived")
+    # Side by side, until the training is killed and Ctrl-C ends the watcher.
     training = tiny_run.start("train.py", *train_argv)
     wait_until(lambda: len(checkpoint.paths(run / "checkpoints")) >= 6)
     training.kill()
     training.communicate()
     wait_until(lambda: len(recorded(run)) >= 2)
-    first.kill()
-    first.communicate()
+    first.send_signal(signal.SIGINT)
+    out, err = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert out.count("ROC-AUC") == len(recorded(run))
+    assert "Traceback" not in err
     assert not (run / "finished.json").exists(), "killed too late to show anything"
     damage(checkpoint.paths(run / "checkpoints")[0])
     broken = checkpoint.step_of(checkpoint.paths(run / "checkpoints")[0])
 
     # Another scores what is left, and then gives up on the dead training.
-    second = start_watching(folder, "lived", "--patience", "0.02")
-    out, err = second.communicate(timeout=60)
-    assert second.returncode == 1
-    assert f"seems dead after step {broken}; the same train.py command" in err
-    assert err.count(f"step-{broken:08d}.pt: cut short or damaged") == 1
+    argv = [str(run), "--shards", str(folder / "blind"), "--watch", "--num-resamples", "0"]
+    second = CliRunner().invoke(tiny_run.load_eval().main, [*argv, "--patience", "0.02"])
+    assert f"seems dead after step {broken}; the same train.py command" in str(second.exception)
     assert recorded(run) == list(range(1, broken))
 
     # Training goes on, and a third ends with it.
     third = start_watching(folder, "lived", "--json", "-")
-    training = tiny_run.start("train.py", *train_argv)
-    training.communicate(timeout=60)
-    assert training.returncode == 0
+    assert CliRunner().invoke(train.main, train_argv).exception is None
     out, err = third.communicate(timeout=60)
     assert third.returncode == 0, err
     assert sorted(recorded(run)) == list(range(1, 19)), "each once"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,28 +26,27 @@ def test_its_sections_and_what_they_show() -> None:
     assert [section.name for section in built.sections] == [
         *("Score", "Loss", "Tags", "Listen", "Speed", "Data")
     ]
-    keys = {
-        str(key)
-        for section in built.sections
-        for panel in section.panels
-        for key in [*getattr(panel, "y", []), *getattr(panel, "media_keys", [])]
-    }
-    assert {"valid/roc_auc", "train/loss", "train/data_wait", "data/refused"} <= keys
-    assert "tags/valid/roc" in keys
+    text = json.dumps(built._to_model().spec.model_dump(mode="json"))
+    for key in ("valid/roc_auc", "train/loss", "train/data_wait", "data/refused"):
+        assert f'"{key}"' in text, key
+    logged = set(re.findall(r'"((?:tags|listen)/test/\w+)"', text))
+    curves = {f"tags/test/{name}_table" for name in ("roc", "pr", "calibration", "scores")}
+    assert curves < logged
+    assert {"tags/test/table", "tags/test/confusion_map", "listen/test/clips"} < logged
 
 
-def test_without_the_package_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("wandb_workspaces", "wandb_workspaces.reports", "wandb_workspaces.reports.v2"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ValueError, match=r"\.\[dashboard\]"):
-        workspace.save(URL)
+        workspace.save(tmp_path, URL)
 
 
-def test_what_wandb_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refused:
         def save(self) -> None:
             raise RuntimeError("not\nlogged in")
 
     monkeypatch.setattr(workspace, "build", lambda *_: Refused())
     with pytest.raises(ValueError, match=r"cannot save the workspace \(not logged in\)"):
-        workspace.save(URL)
+        workspace.save(tmp_path, URL)
