@@ -14,7 +14,7 @@ from mstag.config import ModelConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ARCHITECTURES = ("mscnn",)
+ARCHITECTURES = ("mscnn", "musicnn", "short_chunk_res")
 
 
 def build_model(config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> nn.Module:
@@ -38,10 +38,19 @@ def build_model(config: ModelConfig, n_mels: int, num_frames: int, num_tags: int
             f"{num_frames}, because a chunk is cut out of a stored spectrogram; lower it, or take "
             "0 for the whole spectrogram"
         )
+    shape = n_mels, config.chunk_frames or num_frames, num_tags
     if config.name == "mscnn":
         from mstag.models.mscnn import MultiScaleCnn
 
-        return MultiScaleCnn(config, n_mels, config.chunk_frames or num_frames, num_tags)
+        return MultiScaleCnn(config, *shape)
+    if config.name == "musicnn":
+        from mstag.models.musicnn import Musicnn
+
+        return Musicnn(config, *shape)
+    if config.name == "short_chunk_res":
+        from mstag.models.short_chunk_res import ShortChunkRes
+
+        return ShortChunkRes(config, *shape)
     nearest = difflib.get_close_matches(config.name, ARCHITECTURES, n=1, cutoff=0.4)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(ARCHITECTURES)}"
     raise ValueError(f"model.name = {config.name!r}: no such architecture; {hint}")
