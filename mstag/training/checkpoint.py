@@ -58,8 +58,12 @@ class NewerFormatError(ValueError):
     """A checkpoint of a later mstag; passing over it would throw its training away."""
 
 
-def identity(settings: config.Config, manifest: Manifest) -> dict[str, Any]:
-    """What a run is a run of: its settings and its data, by digest and in words.
+def identity(
+    settings: config.Config, manifest: Manifest, origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a run is a run of: its settings, its data and its first weights, by digest and in words.
+
+    ``origin`` is the card of the bundle that it began from (mstag.training.finetune), if it did.
 
     ``features`` and ``tags`` are what two of the digests stand for, so that a refusal can
     show the difference.
@@ -68,6 +72,7 @@ def identity(settings: config.Config, manifest: Manifest) -> dict[str, Any]:
         "config": config.to_tables(settings),
         "dataset": manifest.dataset,
         "dataset_digest": manifest.digest,
+        "origin": origin,
         **model_identity(manifest.features, manifest.tag_names),
     }
 
@@ -90,6 +95,9 @@ def check_identity(stored: Mapping[str, Any], current: Mapping[str, Any], run: P
     """
     remedy = "put it back, or start anew with --fresh (`FRESH=1`), which moves this run aside"
     changed = changes(stored["config"], current["config"])
+    began, begins = stored.get("origin"), current.get("origin")
+    if began and begins and began["weights"] == begins["weights"]:  # in another place
+        changed = [line for line in changed if not line.startswith("train.init_from:")]
     if changed:
         raise ValueError(
             f"run {run}: its settings have changed ({_some(changed)}), so it cannot go on: {remedy}"
