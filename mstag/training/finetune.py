@@ -134,7 +134,8 @@ def card_of(bundle: Bundle, settings: Config) -> dict[str, Any]:
     Not its path, which is this machine's affair: the weights' sha256 says which it was.
     """
     num_epochs = settings.train.freeze_epochs
-    frozen = {-1: "frozen", 0: "trained"}.get(num_epochs, f"frozen for {num_epochs} epochs")
+    several = f"frozen for {num_epochs} epochs"
+    frozen = {-1: "frozen", 0: "trained", 1: "frozen for 1 epoch"}.get(num_epochs, several)
     before = bundle.dataset.get("fine_tuned_from")
     return {
         "dataset": bundle.dataset.get("name", "unknown"),
