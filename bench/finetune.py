@@ -171,8 +171,8 @@ def as_text(result: dict[str, Any]) -> str:
     tags = ", ".join(f"{tag} {count}" for tag, count in result["positives"].items())
     first = next(iter(runs[SCRATCH].values()))
     lines = [
-        f"A collection of 200 clips by {result['artists']} artists with ten tags of its own ({tags}), none of whose "
-        "tracks, artists or score titles is in the pretraining's demo set "
+        f"A collection of 200 clips by {result['artists']} artists with ten tags of its own "
+        f"({tags}), none of whose tracks, artists or score titles is in the pretraining's demo set "
         f"({result['bundle']['clips']}; test ROC-AUC {result['bundle']['roc_auc']:.3f} there on "
         f"its {result['bundle']['tags']} tags). The two share the soundfont, the generator's "
         "styles and the ways of mixing and encoding, so this is a near domain: real music is "
