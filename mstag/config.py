@@ -232,7 +232,8 @@ class TrainConfig:
     """Decay per step of an exponential moving average of the weights, which then is what is
     scored and saved, e.g. 0.999; 0: off."""
     early_stop_epochs: int = 0
-    """Training ends after this many epochs without a better validation score; 0: never."""
+    """Training ends after this many epochs without a better validation score, freeze_epochs not
+    counted; 0: never."""
     max_bad_steps: int = 10
     """Steps whose loss or gradient is not finite that a run leaves out before it stops."""
     seed: int = 0

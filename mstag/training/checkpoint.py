@@ -7,6 +7,7 @@ strings, followed by 44 bytes of ours: a mark and the sha256 of everything befor
     format_version, step                                    whole numbers
     config                                                  every setting, as tables
     dataset, features, tags, *_digest                       the data: see :func:`identity`
+    origin                                                  what it began from, if from a bundle
     progress, loader, engine                                where the run is: all of resuming
 """
 
@@ -397,7 +398,8 @@ class Progress:
 
     def is_over(self, settings: config.TrainConfig) -> bool:
         """Whether no epoch is left, or the score has not risen for too many of them."""
-        stale = self.epoch - self.best_epoch
+        # A backbone that is frozen for some epochs has its turn after them.
+        stale = self.epoch - max(self.best_epoch, settings.freeze_epochs)
         early = 0 < settings.early_stop_epochs <= stale
         return self.epoch >= settings.epochs or early
 

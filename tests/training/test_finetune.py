@@ -207,6 +207,16 @@ def test_a_compiled_network_freezes_and_learns_the_same(folder: Path) -> None:
             torch.testing.assert_close(own[key], other[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
+def test_an_early_end_waits_for_the_backbones_turn() -> None:
+    whole = config.TrainConfig(epochs=9, early_stop_epochs=2)
+    for freeze_epochs, ends_after in ((0, 3), (4, 6), (-1, 3)):
+        settings = dataclasses.replace(whole, init_from="a", freeze_epochs=freeze_epochs)
+        progress = checkpoint.Progress(epoch=1, best_epoch=1)
+        while not progress.is_over(settings):
+            progress.epoch += 1
+        assert progress.epoch == ends_after, freeze_epochs
+
+
 # ---- A real run --------------------------------------------------------------------------------
 
 
