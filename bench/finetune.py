@@ -59,9 +59,8 @@ def ways(args: argparse.Namespace) -> dict[str, list[str]]:
 
 def call(*argv: str | Path) -> str:
     """Runs one of the house's commands; its output is shown when it fails."""
-    done = subprocess.run(
-        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, *map(str, argv)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, argv))}\n{done.stdout}\n{done.stderr}")
     return done.stdout
@@ -246,6 +245,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--longer", type=int, default=0, help="from scratch, N times the epochs")
     parser.add_argument("--frozen-lr", type=float, default=1e-2)
+    parser.add_argument("--threads", type=int, help="of a training, on a busy machine")
     parser.add_argument("--rounds", type=int, default=15, help="steps that are timed")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     return parser.parse_args()
@@ -255,12 +255,15 @@ def main() -> None:
     """Trains everything, times steps, writes."""
     args = parse()
     args.folder = args.folder.resolve()
+    if args.threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)
     bundle = load_bundle(args.bundle)
     test = bundle.scores["test"]
     with (args.pretraining / "clip_info_final.csv").open(encoding="utf-8") as file:
         num_clips = sum(1 for _ in file) - 1
     command = f"python bench/finetune.py --bundle {args.bundle} --seeds {args.seeds}"
     command += f" --epochs {args.epochs} --longer {args.longer} --frozen-lr {args.frozen_lr}"
+    command += f" --threads {args.threads}" if args.threads else ""
     result: dict[str, Any] = {
         "command": command,
         "machine": f"{platform.machine()}-{os.cpu_count()}-cores",

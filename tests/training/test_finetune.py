@@ -223,8 +223,9 @@ def test_an_early_end_waits_for_the_backbones_turn() -> None:
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """A run from the bundle, frozen in the first of three epochs."""
-    options = ["--init-from", str(folder / "bundle"), "--set", "train.freeze_epochs=1"]
-    done = invoke(*tiny_run.arguments(folder, "whole", "train.ema_decay=0.9"), *options)
+    settings = ["train.freeze_epochs=1", "train.ema_decay=0.9", "train.keep_checkpoints=9"]
+    argv = tiny_run.arguments(folder, "whole", *settings)
+    done = invoke(*argv, "--init-from", str(folder / "bundle"))
     assert done.exception is None
     assert "starts from" in done.stderr
     assert "(old music, 3 tags, weights " in done.stderr
@@ -248,9 +249,14 @@ def test_the_run_tells_the_whole_story(folder: Path, whole: Path) -> None:
     card = (whole / "best" / "README.md").read_text()
     assert f"a tagger of old music with 3 tags (weights `{old.digest[:16]}`)" in card
     assert str(folder) not in (whole / "best" / "tagger.json").read_text(), "paths are private"
-    first = checkpoint.load_newest(whole / "checkpoints")
-    assert first is not None
-    assert first["origin"] == origin
+    last, _, first = (checkpoint.load(p) for p in checkpoint.paths(whole / "checkpoints"))
+    assert first["origin"] == last["origin"] == origin
+    backbone = finetune.backbone_of(old.model)
+    for name in ("model", "ema"):
+        states = (state["engine"][name] for state in (first, last))
+        one, three = (state["model"] if name == "ema" else state for state in states)
+        assert alike({k: one[k] for k in backbone}, backbone) == set(backbone), "frozen at first"
+        assert alike({k: three[k] for k in backbone}, backbone) == set()
 
 
 def test_a_run_that_was_cut_short_needs_no_bundle(
