@@ -40,17 +40,20 @@ SCRATCH, TUNED, FROZEN = "from scratch", "fine-tuned", "fine-tuned, backbone fro
 Report = dict[str, Any]
 
 
-def ways(args: argparse.Namespace) -> dict[str, list[str]]:
-    """Settings by which the ways of training differ; the rest is as `init --like` writes it."""
+def ways(args: argparse.Namespace, seed: int = 0) -> dict[str, list[str]]:
+    """Settings by which a seed's ways of training differ; `init --like` has written the rest."""
     epochs = f"train.epochs={args.epochs}"
     longer = f"train.epochs={args.longer * args.epochs}"
+    # The whole network learns at the demo config's rate. The head alone did better at 1e-2 than
+    # there, by the validation and test scores of a split (seed 99) that is not used here.
+    whole = ["train.freeze_epochs=0", "train.learning_rate=1e-3"]
     found = {
-        SCRATCH: ["train.init_from=", epochs],
-        TUNED: [epochs],
+        SCRATCH: ["train.init_from=", *whole, epochs],
+        TUNED: [*whole, epochs],
         FROZEN: ["train.freeze_epochs=-1", f"train.learning_rate={args.frozen_lr}", epochs],
     }
-    if args.longer:
-        found[f"{SCRATCH}, {args.longer} times the epochs"] = ["train.init_from=", longer]
+    if args.longer and seed < args.longer_seeds:
+        found[f"{SCRATCH}, {args.longer} times the epochs"] = ["train.init_from=", *whole, longer]
     return found
 
 
@@ -92,7 +95,6 @@ def train(args: argparse.Namespace, way: str, seed: int) -> Report:
     split = options(args, seed)
     data = ("--data", args.folder / "collection")
     call("-m", "shard_tools", "pack", "--config", config, *data, "--out", packed, *split)
-    began = time.perf_counter()
     settings = [f"train.seed={seed}", "wandb.mode=disabled", *ways(args)[way]]
     call("train.py", "--config", config, "--shards", packed, "--out", run, *split, *settings)
     report = json.loads((run / "eval-test.json").read_text())
@@ -116,7 +118,6 @@ def train(args: argparse.Namespace, way: str, seed: int) -> Report:
             for key in ("roc_auc", "pr_auc")
         },
         "valid_roc_auc": valid,
-        "seconds": time.perf_counter() - began,
     }
 
 
@@ -159,9 +160,9 @@ def _engine(
 
 
 def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.3f} +- {deviation:.3f}"
+    """Mean and sample standard deviation, where there is one."""
+    mean = f"{statistics.mean(values):.3f}"
+    return f"{mean} +- {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
 def as_text(result: dict[str, Any]) -> str:
@@ -244,6 +245,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--longer", type=int, default=0, help="from scratch, N times the epochs")
+    parser.add_argument("--longer-seeds", type=int, default=1, help="how many of the seeds do")
     parser.add_argument("--frozen-lr", type=float, default=1e-2)
     parser.add_argument("--threads", type=int, help="of a training, on a busy machine")
     parser.add_argument("--rounds", type=int, default=15, help="steps that are timed")
@@ -262,7 +264,9 @@ def main() -> None:
     with (args.pretraining / "clip_info_final.csv").open(encoding="utf-8") as file:
         num_clips = sum(1 for _ in file) - 1
     command = f"python bench/finetune.py --bundle {args.bundle} --seeds {args.seeds}"
-    command += f" --epochs {args.epochs} --longer {args.longer} --frozen-lr {args.frozen_lr}"
+    command += f" --epochs {args.epochs} --frozen-lr {args.frozen_lr}"
+    if args.longer:
+        command += f" --longer {args.longer} --longer-seeds {args.longer_seeds}"
     command += f" --threads {args.threads}" if args.threads else ""
     result: dict[str, Any] = {
         "command": command,
@@ -280,15 +284,16 @@ def main() -> None:
         "step_s": {},
     }
     for seed in range(args.seeds):
-        for way in ways(args):
+        for way in ways(args, seed):
+            began = time.perf_counter()
             report = train(args, way, seed)
             result["runs"][way][seed] = report
             print(
                 f"seed {seed}  {way:40} ROC-AUC {report['roc_auc']:.4f}  PR-AUC "
-                f"{report['pr_auc']:.4f}  ({report['seconds']:.0f} s)",
+                f"{report['pr_auc']:.4f}  ({time.perf_counter() - began:.0f} s)",
                 flush=True,
             )
-            if all(result["runs"].values()):
+            if seed or way == list(ways(args))[-1]:
                 write(result, args.out)
     result["step_s"] = time_steps(args)
     print(write(result, args.out))

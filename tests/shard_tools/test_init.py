@@ -211,7 +211,7 @@ def test_like_a_bundle_it_is_a_fine_tuning(tmp_path: Path) -> None:
     settings, tagger = load_config(tmp_path / "a.toml"), read_tagger(bundle)
     assert dataclasses.asdict(settings.features) == tables["features"] == tagger["features"]
     assert dataclasses.asdict(settings.model) == tables["model"] == tagger["model"]
-    assert settings.train.init_from == str(bundle)
+    assert (settings.train.init_from, settings.train.freeze_epochs) == (str(bundle), -1)
     assert f"For fine-tuning {bundle}, a tagger of synthetic:" in comments
     assert "a window lasts 1.0 s, as the bundle's: shorter clips are padded" in comments
 
