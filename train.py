@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import math
 import time
@@ -52,6 +53,16 @@ class Options:
     metavar="N|auto",
     help="Another batch size, and the learning rate that goes with it; auto: finds what fits.",
 )
+@click.option(
+    "--init-from",
+    metavar="BUNDLE",
+    help="Starts from the weights of a bundle or a run (train.init_from); its tags are new.",
+)
+@click.option(
+    "--freeze-backbone",
+    is_flag=True,
+    help="Only the layer that gives the tags learns (train.freeze_epochs = -1).",
+)
 @click.option("--compile", is_flag=True, help="Compiles the network (train.compile = true).")
 @click.option("--profile", is_flag=True, help="Profiles a few steps into RUN/profile.")
 @click.option("--dry-run", is_flag=True, help="Tries everything in seconds and changes nothing.")
@@ -61,6 +72,8 @@ def main(
     run: Path | None,
     overrides: tuple[str, ...],
     more: tuple[str, ...],
+    init_from: str | None,
+    freeze_backbone: bool,
     compile: bool,  # noqa: A002 (click names it after the option)
     **options: Any,
 ) -> None:
@@ -72,6 +85,10 @@ def main(
     with Stop() as stop:
         # ---- Settings and data: checked before torch takes its seconds ----------------------
         overrides = (*overrides, *more, *(["train.compile=true"] if compile else []))
+        if init_from is not None:
+            overrides += (f"train.init_from={json.dumps(init_from)}",)
+        if freeze_backbone:
+            overrides += ("train.freeze_epochs=-1",)
         config = load_config(path, overrides)
         run = run or runs.default_folder(config.dataset.name)
         store = runs.open_shards(shards, config.dataset.name, config.train)
@@ -110,7 +127,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     """
     from mstag import metrics, runtime
     from mstag.models.bundle import load_bundle, save_bundle
-    from mstag.training import batch_size, checkpoint, rehearsal, score
+    from mstag.training import batch_size, checkpoint, finetune, rehearsal, score
     from mstag.training.assembly import make_engine, make_loader
     from mstag.training.display import Busy, Clock, Display, peak_memory_gb
     from mstag.training.lineage import run_settings
@@ -138,7 +155,11 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     if options.batch_size:
         config = batch_size.resolve(config, options.batch_size, state, manifest, device, ranks)
         runs.check_shards(store.name, manifest, config)
-    identity = checkpoint.identity(config, manifest)
+    origin = runtime.from_first_rank(
+        lambda: finetune.find_origin(config, state, store.name, manifest), ranks
+    )
+    origin_card = origin.card if origin else None
+    identity = checkpoint.identity(config, manifest, origin_card)
     progress = checkpoint.Progress()
     if state is not None:
         checkpoint.check_identity(state, identity, run)
@@ -153,7 +174,8 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     loader = make_loader(config, store, device, ranks)
 
     # ---- Model and optimiser ----------------------------------------------------------------
-    engine = make_engine(config, manifest, device, precision, ranks)
+    backbone = origin.backbone if origin else None
+    engine = make_engine(config, manifest, device, precision, ranks, backbone)
     total_steps = len(loader) * config.train.epochs
     num_weights = sum(weights.numel() for weights in engine.model.parameters())
     log.info(
@@ -175,13 +197,19 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
         model_config=config.model,
         features=manifest.features,
         tag_names=manifest.tag_names,
-        dataset=runs.dataset_card(manifest, config.dataset.kind),
+        dataset=runs.dataset_card(manifest, config.dataset.kind, origin_card),
     )
 
     # ---- Loop: train an epoch, score the validation split, keep the best --------------------
     clock, busy = Clock(), Busy(device)
     display = Display(total_steps=total_steps, done_steps=progress.step, shown=ranks.is_first)
-    resolved = {"device": str(device), "precision": precision, "ranks": ranks.world_size}
+    resolved: dict[str, Any] = {
+        "device": str(device),
+        "precision": precision,
+        "ranks": ranks.world_size,
+    }
+    if origin_card:
+        resolved["fine_tuned_from"] = origin_card
     tracker = Tracker(
         run,
         config.wandb,
@@ -223,6 +251,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
         try:
             while not progress.is_over(config.train):
                 epoch_clock = Clock()
+                engine.begin_epoch(progress.epoch)
                 for batch in epoch_clock.watch(clock.watch(loader)):
                     rate = learning_rate_at(progress.step, total_steps, config.train)
                     engine.step(batch, progress.step, rate)

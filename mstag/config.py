@@ -193,6 +193,12 @@ class TrainConfig:
     """L2 penalty (adam) or decoupled decay (adamw)."""
     schedule: str = "constant"
     """Learning rate over the run: constant, or cosine to zero."""
+    init_from: str = ""
+    """A bundle, or a run, whose weights the network starts from, all but those of its head (the
+    layer that gives the tags), which starts anew; empty: everything does."""
+    freeze_epochs: int = 0
+    """Epochs at the start in which only the head learns, and what init_from gave stays as it
+    is; -1: all epochs."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from zero."""
     grad_clip: float = 0.0
@@ -226,7 +232,8 @@ class TrainConfig:
     """Decay per step of an exponential moving average of the weights, which then is what is
     scored and saved, e.g. 0.999; 0: off."""
     early_stop_epochs: int = 0
-    """Training ends after this many epochs without a better validation score; 0: never."""
+    """Training ends after this many epochs without a better validation score, freeze_epochs not
+    counted; 0: never."""
     max_bad_steps: int = 10
     """Steps whose loss or gradient is not finite that a run leaves out before it stops."""
     seed: int = 0
@@ -286,6 +293,13 @@ class TrainConfig:
             raise ValueError(
                 f"train.learning_rate = {self.learning_rate}: must be above 0 and below 10, "
                 "e.g. 1e-4"
+            )
+        checks.at_least("train.freeze_epochs", self.freeze_epochs, -1)
+        if self.freeze_epochs and not self.init_from:
+            raise ValueError(
+                f"train.freeze_epochs = {self.freeze_epochs}: needs train.init_from (--init-from), "
+                "because a backbone that has learnt nothing would stay like that; name a bundle, "
+                "or take 0"
             )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(

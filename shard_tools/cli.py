@@ -118,11 +118,17 @@ def fetch(
     help="The config to write.  [default: configs/NAME.toml]",
 )
 @click.option("--name", help="What to call the dataset.  [default: as the folder is called]")
-def init(folder: Path, out: Path | None, name: str | None) -> None:
+@click.option(
+    "--like",
+    type=click.Path(path_type=Path),
+    metavar="BUNDLE",
+    help="For fine-tuning a bundle or a run: takes its features and its network.",
+)
+def init(folder: Path, out: Path | None, name: str | None, like: Path | None) -> None:
     """Look at a collection and write a config to start from."""
     from shard_tools import init as starting
 
-    _, next_commands = starting.init(folder, out, name)
+    _, next_commands = starting.init(folder, out, name, like)
     click.echo(next_commands)
 
 

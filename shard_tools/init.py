@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mstag import files
-from mstag.config import Config, DatasetConfig, FeatureConfig, from_tables
+from mstag.config import Config, DatasetConfig, from_tables
 from mstag.data import tags
 from mstag.data.clips import TagCount
+from mstag.models.bundle import read_tagger
 from shard_tools import probe
 from shard_tools.catalogs import known_kind, read_rows, vocabulary
 from shard_tools.catalogs.rows import Rows
@@ -33,6 +34,15 @@ BYTES_PER_VALUE = 2
 # From this many windows a file on, one in the middle is suggested instead of all of them.
 MANY_WINDOWS = 12
 FRAMES_PER_CELL = 64
+FINE_TUNING: dict[str, object] = {
+    "epochs": 10,
+    "batch_size": 10,
+    "learning_rate": 1e-2,
+    "freeze_epochs": -1,
+    "schedule": "cosine",
+    "warmup_steps": 20,
+}
+"""[train] of a fine-tuning on a few hundred clips: the best of bench/finetune.py."""
 
 
 @dataclass(slots=True)
@@ -43,20 +53,24 @@ class Draft:
     notes: list[str] = field(default_factory=list)
 
 
-def init(folder: Path, out: Path | None = None, name: str | None = None) -> tuple[Path, str]:
+def init(
+    folder: Path, out: Path | None = None, name: str | None = None, like: Path | None = None
+) -> tuple[Path, str]:
     """Look at a collection and write a config for it.
 
     Args:
         folder: of the collection.
         out: the file to write; None: configs/NAME.toml.
         name: what to call the dataset; None: as the folder is called.
+        like: a bundle, or a run, to fine-tune: the config takes its features and its network,
+            and starts from its weights; None: none.
 
     Returns:
         The file that was written, and what to type next.
 
     Raises:
-        ValueError: no folder, nothing in it, no audio, nothing that could be tags, or the file
-            is there already.
+        ValueError: no folder, nothing in it, no audio, nothing that could be tags, the file
+            is there already, or ``like`` is no bundle, or one that cannot hear audio.
     """
     name = name or plain_name(folder)
     out = out or Path("configs") / f"{name}.toml"
@@ -72,6 +86,8 @@ def init(folder: Path, out: Path | None = None, name: str | None = None) -> tupl
         raise ValueError(f"{folder}: the folder is empty; put your audio there first")
     dataset, rows, notes = _dataset(folder, found, name)
     draft = Draft({"dataset": dataset}, notes)
+    if like is not None:
+        _add_fine_tuning(draft, like)
     _add_audio(draft, folder, found, rows)
     _add_tags(draft, rows)
     text = _text(folder, draft)
@@ -167,12 +183,37 @@ def _add_audio(draft: Draft, folder: Path, found: Found, rows: Rows) -> None:
         _add_lengths(draft, heads.durations_s, len(rows.clips))
 
 
+def _add_fine_tuning(draft: Draft, like: Path) -> None:
+    """[features], [model] and [train] of a run that starts from a bundle."""
+    tagger = read_tagger(like)
+    if tagger["features"]["recipe"] == "unknown":
+        raise ValueError(
+            f"--like {like}: how its spectrograms were made is unknown, so no audio can be packed "
+            "for it; name a bundle that can tag audio"
+        )
+    draft.tables["features"] = dict(tagger["features"])
+    draft.tables["model"] = dict(tagger["model"])
+    draft.tables["train"] = {"init_from": str(like), **FINE_TUNING}
+    draft.notes.append(
+        f"For fine-tuning {like}, a tagger of {tagger['dataset'].get('name', 'unknown')}: "
+        "[features] and the shapes of [model] must stay as its own. [train] lets only the layer "
+        "that gives the tags learn (freeze_epochs = -1), which did best with 200 clips; where "
+        "there are thousands, try freeze_epochs = 0 with learning_rate = 1e-3, and compare."
+    )
+
+
 def _add_lengths(draft: Draft, durations_s: list[float], num_clips: int) -> None:
     """num_frames where clips are short, long_clips where they are long."""
-    features = FeatureConfig()
+    given = draft.tables.get("features", {})
+    features = from_tables({"features": given}).features
     window_s = features.num_samples / features.sample_rate_hz
     median_s = statistics.median(durations_s)
-    if median_s < 0.75 * window_s:
+    if median_s < 0.75 * window_s and given:
+        draft.notes.append(
+            f"Half the clips last {median_s:.1f} s or less, but a window lasts {window_s:.1f} s, "
+            "as the bundle's: shorter clips are padded."
+        )
+    elif median_s < 0.75 * window_s:
         num_frames = math.ceil(median_s / features.frame_s / FRAMES_PER_CELL) * FRAMES_PER_CELL
         features = dataclasses.replace(features, num_frames=max(FRAMES_PER_CELL, num_frames))
         draft.tables["features"] = {"num_frames": features.num_frames}

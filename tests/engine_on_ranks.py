@@ -23,6 +23,7 @@ from mstag.runtime import Ranks
 from mstag.training.engine import Engine
 
 NUM_STEPS = 20
+STEPS_PER_EPOCH = 8
 BATCH_SIZE = 8
 CASES: dict[str, dict[str, Any]] = {
     "everything": {
@@ -37,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "pieces": {"accumulate_steps": 2, "mixup_alpha": 0.4, "ema_decay": 0.9},
     "bad": {"ema_decay": 0.9, "mixup_alpha": 0.4},
+    "frozen": {"init_from": "a bundle", "freeze_epochs": 1, "ema_decay": 0.9},
 }
 BAD_STEPS = (5, 11)
 """Steps of the case "bad" with a NaN in a clip of the last rank."""
@@ -45,9 +47,11 @@ BAD_STEPS = (5, 11)
 def plain_model() -> nn.Module:
     """Without BatchNorm and dropout: each clip's gradient is its own affair."""
     torch.manual_seed(0)
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 6 * 8, 16), nn.Linear(16, 5)
     )
+    model.head = ("4",)  # type: ignore[assignment]
+    return model
 
 
 def own_batch(case: str, step: int, ranks: Ranks) -> dict[str, Any]:
@@ -81,6 +85,7 @@ def train(case: str, ranks: Ranks) -> dict[str, Any]:
     engine = make_engine(case, ranks)
     means = []
     for step in range(NUM_STEPS):
+        engine.begin_epoch(step // STEPS_PER_EPOCH)
         engine.step(own_batch(case, step, ranks), step, 1e-3)
         if step % 4 == 3:
             means.append(engine.read_means())

@@ -80,3 +80,13 @@ def frames_at_once(model: nn.Module) -> int:
     num_frames = getattr(model, "num_frames", None)
     assert isinstance(num_frames, int), "a network without num_frames: is it still in a wrapper?"
     return num_frames
+
+
+def head_of(model: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that depend on the tags: its attribute ``head``, which each carries.
+
+    Everything else is the backbone: what other tags can be learnt from.
+    """
+    names = getattr(model, "head", None)
+    assert isinstance(names, tuple), "a network without a head: is it still in a wrapper?"
+    return names

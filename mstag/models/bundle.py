@@ -176,6 +176,25 @@ def find_bundle(folder: Path) -> Path:
     raise ValueError(f"{folder}: not a trained model ({reason}); name one such as runs/demo/best")
 
 
+def read_tagger(folder: Path) -> dict[str, Any]:
+    """The tagger.json of a bundle, or of a run's best one: all but the weights. Needs no torch.
+
+    Its "model" and "features" are those of a config, checked.
+
+    Raises:
+        ValueError: as :func:`load_bundle`.
+    """
+    folder = find_bundle(folder)
+    tagger, _ = _read(folder)
+    try:
+        from_tables({"model": tagger["model"], "features": tagger["features"]})
+        return {**tagger, "weights": {"sha256": str(tagger["weights"]["sha256"])}}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"bundle {folder}: tagger.json lacks or garbles {error}; get it anew"
+        ) from None
+
+
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
     """tagger.json, upgraded and checked as far as its weights' name, and the weights' bytes."""
     where = f"bundle {folder}"

@@ -42,7 +42,7 @@ def model_card(tagger: dict[str, Any]) -> str:
 
 Made by mstag {tagger["mstag_version"]}. Architecture `{tagger["model"]["name"]}`,
 {len(tagger["tags"])} tags, windows of {window} at {features["sample_rate_hz"]} Hz{in_chunks}.
-
+{_origin(dataset.get("fine_tuned_from"))}
     mstag tag --model THIS_FOLDER my-music/
 
     import mstag
@@ -68,6 +68,16 @@ Made by mstag {tagger["mstag_version"]}. Architecture `{tagger["model"]["name"]}
 
 {_tags(tagger)}
 """
+
+
+def _origin(card: dict[str, Any] | None) -> str:
+    """What the training began from, if not from nothing."""
+    if not card:
+        return ""
+    return (
+        f"Fine-tuned from a tagger of {card['dataset']} with {card['tags']} tags (weights "
+        f"`{card['weights'][:16]}`); its backbone: {card['backbone']}.\n"
+    )
 
 
 def _seconds(num_frames: int, features: dict[str, Any]) -> str:

@@ -25,12 +25,13 @@ SPARSE_WEIGHT_GRAD, SPARSE_INPUT_GRAD = 4, 8
 """Cells of a pooling window from which on visiting the winners alone is faster."""
 
 
-def pays_off(x_BCMT: Tensor) -> bool:
+def pays_off(x_BCMT: Tensor, weight: Tensor) -> bool:
     """Whether this is the case that this file is for."""
     return (
         x_BCMT.device.type == "cpu"
         and x_BCMT.dtype == torch.float32
         and torch.is_grad_enabled()
+        and (weight.requires_grad or x_BCMT.requires_grad)  # not in a frozen backbone
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )

@@ -40,7 +40,7 @@ class ConvBlock(nn.Module):
     def _convolve_and_pool(self, x_BCMT: Tensor) -> Tensor:
         weight, bias = self.conv.weight, self.conv.bias
         assert bias is not None
-        fast = cpu_conv.pays_off(x_BCMT)
+        fast = cpu_conv.pays_off(x_BCMT, weight)
         if fast and self.pool:
             return cpu_conv.conv_pool(x_BCMT, weight, bias, self.pool)
         y_BCMT: Tensor = cpu_conv.conv(x_BCMT, weight, bias) if fast else self.conv(x_BCMT)
@@ -53,8 +53,9 @@ class MultiScaleCnn(nn.Module):
     Args:
         config: the width of the hidden layer, dropout, BatchNorm's momentum.
         n_mels: M, at least 16.
-        num_frames: T, at least 64; kept as the attribute of this name.
-        num_tags: L.
+        num_frames: T, at least 64; kept as the attribute of this name. The width of the
+            classifier's first layer follows from it.
+        num_tags: L; only the modules named in the attribute ``head`` depend on them.
 
     Raises:
         ValueError: the spectrogram is too small for four poolings.
@@ -94,6 +95,7 @@ class MultiScaleCnn(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(config.hidden_units, num_tags),
         )
+        self.head = ("classifier.5",)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_normal_(module.weight)

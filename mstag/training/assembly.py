@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from mstag import runtime
 from mstag.config import Config
@@ -11,6 +14,7 @@ from mstag.data.store import Store
 from mstag.data.stream import ShardLoader
 from mstag.models import build_model
 from mstag.runtime import Ranks
+from mstag.training import finetune
 from mstag.training.engine import Engine, check_batch_size
 from mstag.training.loss import positive_weights
 
@@ -40,12 +44,28 @@ def make_loader(config: Config, store: Store, device: torch.device, ranks: Ranks
 
 
 def make_engine(
-    config: Config, manifest: Manifest, device: torch.device, precision: str, ranks: Ranks
+    config: Config,
+    manifest: Manifest,
+    device: torch.device,
+    precision: str,
+    ranks: Ranks,
+    backbone: Mapping[str, Tensor] | None = None,
 ) -> Engine:
-    """The network with its first weights, which the seed decides, and what trains it."""
+    """The network with its first weights, and what trains it.
+
+    Args:
+        config: the settings.
+        manifest: of the shards.
+        device: where to train.
+        precision: fp32, bf16 or fp16.
+        ranks: of this process.
+        backbone: first weights of :mod:`mstag.training.finetune`; all others are the seed's.
+    """
     runtime.seed_everything(config.train.seed)
     features, num_clips = manifest.features, manifest.splits["train"].clips
     model = build_model(config.model, features.n_mels, features.num_frames, len(manifest.tag_names))
+    if backbone is not None:
+        finetune.load_backbone(model, backbone)
     known = [tag.get("known", {}).get("train", num_clips) for tag in manifest.tags]
     positives = [tag["positives"]["train"] for tag in manifest.tags]
     return Engine(

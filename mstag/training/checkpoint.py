@@ -7,6 +7,7 @@ strings, followed by 44 bytes of ours: a mark and the sha256 of everything befor
     format_version, step                                    whole numbers
     config                                                  every setting, as tables
     dataset, features, tags, *_digest                       the data: see :func:`identity`
+    origin                                                  what it began from, if from a bundle
     progress, loader, engine                                where the run is: all of resuming
 """
 
@@ -58,8 +59,12 @@ class NewerFormatError(ValueError):
     """A checkpoint of a later mstag; passing over it would throw its training away."""
 
 
-def identity(settings: config.Config, manifest: Manifest) -> dict[str, Any]:
-    """What a run is a run of: its settings and its data, by digest and in words.
+def identity(
+    settings: config.Config, manifest: Manifest, origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a run is a run of: its settings, its data and its first weights, by digest and in words.
+
+    ``origin`` is the card of the bundle that it began from (mstag.training.finetune), if it did.
 
     ``features`` and ``tags`` are what two of the digests stand for, so that a refusal can
     show the difference.
@@ -68,6 +73,7 @@ def identity(settings: config.Config, manifest: Manifest) -> dict[str, Any]:
         "config": config.to_tables(settings),
         "dataset": manifest.dataset,
         "dataset_digest": manifest.digest,
+        "origin": origin,
         **model_identity(manifest.features, manifest.tag_names),
     }
 
@@ -90,6 +96,9 @@ def check_identity(stored: Mapping[str, Any], current: Mapping[str, Any], run: P
     """
     remedy = "put it back, or start anew with --fresh (`FRESH=1`), which moves this run aside"
     changed = changes(stored["config"], current["config"])
+    began, begins = stored.get("origin"), current.get("origin")
+    if began and begins and began["weights"] == begins["weights"]:  # in another place
+        changed = [line for line in changed if not line.startswith("train.init_from:")]
     if changed:
         raise ValueError(
             f"run {run}: its settings have changed ({_some(changed)}), so it cannot go on: {remedy}"
@@ -389,7 +398,8 @@ class Progress:
 
     def is_over(self, settings: config.TrainConfig) -> bool:
         """Whether no epoch is left, or the score has not risen for too many of them."""
-        stale = self.epoch - self.best_epoch
+        # A backbone that is frozen for some epochs has its turn after them.
+        stale = self.epoch - max(self.best_epoch, settings.freeze_epochs)
         early = 0 < settings.early_stop_epochs <= stale
         return self.epoch >= settings.epochs or early
 

@@ -6,6 +6,7 @@ Shape suffixes: B clips, 1 channel, M mel bands, T frames, K tags.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from mstag.training import network
 from mstag.training.augment import Lots, augment
 from mstag.training.ema import Ema
 from mstag.training.loss import mean_num_known, summed_loss
-from mstag.training.schedule import make_optimizer
+from mstag.training.schedule import is_frozen_at, make_optimizer
 
 log = logging.getLogger("mstag")
 
@@ -107,6 +108,8 @@ class Engine:
         self.ema = Ema(self.model, config.ema_decay) if config.ema_decay else None
         self.optimizer = make_optimizer(self.model, config)
         self.scaler = torch.GradScaler(device.type, enabled=precision == "fp16")
+        self._is_frozen = is_frozen_at(0, config)
+        network.freeze_backbone(self.model, self._is_frozen)
         self.network = network.wrap(self.model, config, device, ranks)
         self._positive_weights = None if positive_weights is None else positive_weights.to(device)
         # Since the last read_means(), on the device, because reading them each step would wait:
@@ -115,6 +118,19 @@ class Engine:
         # and for every step its number and whether it was bad.
         self._news: list[tuple[int, Tensor]] = []
         self._bad_steps: list[int] = []
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freezes or frees the backbone, as ``train.freeze_epochs`` says for this epoch.
+
+        Every rank must call it before the steps of epoch ``epoch`` (0 is the first).
+        """
+        if self._is_frozen == is_frozen_at(epoch, self.config):
+            return
+        self._is_frozen = not self._is_frozen
+        network.freeze_backbone(self.model, self._is_frozen)
+        self.network = self.model
+        gc.collect()  # DDP's hooks go with the old one, which lies in cycles
+        self.network = network.wrap(self.model, self.config, self.device, self.ranks)
 
     def step(self, batch: Mapping[str, Any], step: int, learning_rate: float) -> None:
         """One optimiser step on this rank's part of a global batch (mstag.data.stream.Batch).
@@ -249,6 +265,8 @@ class Engine:
         known_pieces = None if known_BK is None else known_BK.tensor_split(num_pieces)
         sum_of_losses = torch.zeros((), device=self.device)
         self.network.train()
+        if self._is_frozen:
+            network.set_backbone_to_eval(self.model)
         for number, (x, y) in enumerate(zip(x_pieces, y_pieces, strict=True)):
             known = None if known_pieces is None else known_pieces[number]
             is_last = number == num_pieces - 1

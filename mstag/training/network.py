@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mstag.config import TrainConfig
+from mstag.models import head_of
 from mstag.runtime import Ranks
 
 
@@ -64,6 +65,27 @@ def wrap(model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ran
             static_graph=config.accumulate_steps == 1 and not config.compile,
         )
     return network
+
+
+def freeze_backbone(model: nn.Module, frozen: bool) -> None:
+    """Says which weights learn: all, or the head's alone.
+
+    Whatever wraps the model must be made anew: DDP looks at it once.
+    """
+    model.requires_grad_(not frozen)
+    if frozen:
+        for name in head_of(model):
+            model.get_submodule(name).requires_grad_(True)
+
+
+def set_backbone_to_eval(model: nn.Module) -> None:
+    """Lets a frozen backbone give what it gives when it is scored.
+
+    BatchNorm takes its running statistics and leaves them alone, dropout drops nothing.
+    """
+    model.eval()
+    for name in head_of(model):
+        model.get_submodule(name).train()
 
 
 def flatten_buffers(model: nn.Module) -> list[Tensor]:

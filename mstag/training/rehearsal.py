@@ -51,6 +51,7 @@ def rehearse(
     runtime.on_first_rank(lambda: runs.check_place(run), ranks)
     total_steps = len(loader) * settings.epochs
     step_s, step = [], progress.step
+    engine.begin_epoch(progress.epoch)
     with contextlib.closing(iter(loader)) as batches:
         for _ in range(NUM_STEPS):
             started = time.perf_counter()

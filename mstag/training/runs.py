@@ -160,8 +160,16 @@ def has_clips(manifest: Manifest, split: str) -> bool:
     return split in manifest.splits and manifest.splits[split].clips > 0
 
 
-def dataset_card(manifest: Manifest, kind: str) -> dict[str, Any]:
-    """What a bundle says of the data that it was trained on; ``kind`` is ``dataset.kind``."""
+def dataset_card(
+    manifest: Manifest, kind: str, origin: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a bundle says of the data that it was trained on.
+
+    Args:
+        manifest: of the shards.
+        kind: ``dataset.kind``.
+        origin: card of the bundle that training began from, if it did.
+    """
     return {
         "name": manifest.dataset,
         "kind": kind,
@@ -170,6 +178,7 @@ def dataset_card(manifest: Manifest, kind: str) -> dict[str, Any]:
         "oracle_roc_auc": manifest.oracle_roc_auc,
         "split_rule": manifest.split_rule,
         "leaks": manifest.leaks,
+        **({"fine_tuned_from": origin} if origin else {}),
     }
 
 

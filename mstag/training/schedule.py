@@ -1,4 +1,4 @@
-"""How the weights move: the learning rate over a run, and the optimiser."""
+"""How the weights move: when and how fast, and the optimiser."""
 
 from __future__ import annotations
 
@@ -24,10 +24,16 @@ def learning_rate_at(step: int, total_steps: int, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+def is_frozen_at(epoch: int, config: TrainConfig) -> bool:
+    """Whether only the head learns in epoch ``epoch`` (0 is the first)."""
+    return config.freeze_epochs < 0 or epoch < config.freeze_epochs
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """Adam (L2 in the gradient) or AdamW (decoupled decay); one fused kernel for all weights.
 
-    The fused kernels also skip a step by themselves where a flag on the device says so.
+    The fused kernels also skip a step by themselves where a flag on the device says so. Weights
+    without a gradient, which are frozen, neither move nor decay.
     """
     cls = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return cls(

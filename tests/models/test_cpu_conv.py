@@ -71,7 +71,7 @@ def gradients(monkeypatch: pytest.MonkeyPatch, fast: bool) -> dict[str, torch.Te
     x = torch.randn(4, 1, 32, 128).to(memory_format=torch.channels_last)
     calls = []
     if not fast:
-        monkeypatch.setattr(cpu_conv, "pays_off", lambda _: False)
+        monkeypatch.setattr(cpu_conv, "pays_off", lambda *_: False)
     conv_pool = cpu_conv.conv_pool
     monkeypatch.setattr(cpu_conv, "conv_pool", lambda *args: calls.append(args) or conv_pool(*args))
     model(x).square().sum().backward()
@@ -89,13 +89,15 @@ def test_whole_network_has_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_only_float32_training_on_a_cpu() -> None:
-    x = torch.zeros(1, 1, 4, 4)
-    assert cpu_conv.pays_off(x)
-    assert not cpu_conv.pays_off(x.double())
+    x, weight = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3, requires_grad=True)
+    assert cpu_conv.pays_off(x, weight)
+    assert not cpu_conv.pays_off(x.double(), weight)
+    assert not cpu_conv.pays_off(x, weight.detach()), "frozen, and nothing to hand down"
+    assert cpu_conv.pays_off(x.clone().requires_grad_(), weight.detach())
     with torch.no_grad():
-        assert not cpu_conv.pays_off(x)
+        assert not cpu_conv.pays_off(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not cpu_conv.pays_off(x)
+        assert not cpu_conv.pays_off(x, weight)
 
 
 def test_trains_under_bfloat16_autocast() -> None:

@@ -1,5 +1,6 @@
 """`shard-tools init`: what it finds in a collection, and that what it writes can be used."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import tiny_tagger
 from shared_data import REPOSITORY
 
 from mstag.config import load_config
+from mstag.models.bundle import read_tagger
 from shard_tools import init as starting
 from shard_tools.catalogs import load_catalogue
 
@@ -196,6 +199,31 @@ def test_what_cannot_be_started_from(tmp_path: Path, names: list[str], message: 
         starting.init(folder, tmp_path / "out.toml")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.toml").exists()
+
+
+def test_like_a_bundle_it_is_a_fine_tuning(tmp_path: Path) -> None:
+    """Features and network are the bundle's, whatever the clips would suggest."""
+    bundle = tiny_tagger.make_bundle(tmp_path / "runs" / "demo" / "best").parent
+    for number in range(24):
+        write_audio(tmp_path / "music" / ("rock", "jazz")[number % 2] / f"{number}.wav", 0.2)
+    starting.init(tmp_path / "music", tmp_path / "a.toml", like=bundle)
+    tables, comments = settings_of(tmp_path / "a.toml")
+    settings, tagger = load_config(tmp_path / "a.toml"), read_tagger(bundle)
+    assert dataclasses.asdict(settings.features) == tables["features"] == tagger["features"]
+    assert dataclasses.asdict(settings.model) == tables["model"] == tagger["model"]
+    assert (settings.train.init_from, settings.train.freeze_epochs) == (str(bundle), -1)
+    assert f"For fine-tuning {bundle}, a tagger of synthetic:" in comments
+    assert "a window lasts 1.0 s, as the bundle's: shorter clips are padded" in comments
+
+
+def test_like_what_is_no_bundle_or_cannot_hear(tmp_path: Path) -> None:
+    write_audio(tmp_path / "music" / "rock" / "1.wav")
+    features = dataclasses.replace(tiny_tagger.FEATURES, recipe="unknown")
+    deaf = tiny_tagger.make_bundle(tmp_path / "deaf", features=features)
+    for like, message in ((tmp_path, "not a trained model"), (deaf, "no audio can be packed")):
+        with pytest.raises(ValueError, match=message):
+            starting.init(tmp_path / "music", tmp_path / "a.toml", like=like)
+    assert not (tmp_path / "a.toml").exists()
 
 
 def test_no_folder_and_one_whose_files_are_all_unusable(tmp_path: Path) -> None:
