@@ -187,8 +187,10 @@ def read_tagger(folder: Path) -> dict[str, Any]:
     folder = find_bundle(folder)
     tagger, _ = _read(folder)
     try:
-        from_tables({"model": tagger["model"], "features": tagger["features"]})
+        bundle_format.settings(tagger)
         return {**tagger, "weights": {"sha256": str(tagger["weights"]["sha256"])}}
+    except bundle_format.NewerFormatError as error:
+        raise ValueError(f"bundle {folder}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"bundle {folder}: tagger.json lacks or garbles {error}; get it anew"
