@@ -263,8 +263,8 @@ def main() -> None:
     test = bundle.scores["test"]
     with (args.pretraining / "clip_info_final.csv").open(encoding="utf-8") as file:
         num_clips = sum(1 for _ in file) - 1
-    command = f"python bench/finetune.py --bundle {args.bundle} --seeds {args.seeds}"
-    command += f" --epochs {args.epochs} --frozen-lr {args.frozen_lr}"
+    command = f"python bench/finetune.py --folder FOLDER --bundle {args.bundle}"
+    command += f" --seeds {args.seeds} --epochs {args.epochs} --frozen-lr {args.frozen_lr}"
     if args.longer:
         command += f" --longer {args.longer} --longer-seeds {args.longer_seeds}"
     command += f" --threads {args.threads}" if args.threads else ""
