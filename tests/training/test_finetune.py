@@ -400,7 +400,7 @@ def test_a_tagger_is_read_without_its_weights(folder: Path, tmp_path: Path) -> N
     content = json.loads((tmp_path / "bad" / "tagger.json").read_text())
     content["features"]["n_mels"] = "many"
     (tmp_path / "bad" / "tagger.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"bad: tagger\.json lacks or garbles features\.n_mels"):
+    with pytest.raises(ValueError, match=r"bad: tagger\.json was changed by hand"):
         read_tagger(tmp_path / "bad")
 
 
