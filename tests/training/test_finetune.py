@@ -202,9 +202,11 @@ def test_a_compiled_network_freezes_and_learns_the_same(folder: Path) -> None:
         ours.model.classifier[2].p = 0.0  # a compiled network draws lots in its own way
         ours.begin_epoch(1)
         steps(ours, 2)
-    for own, other in zip(parts(plain.model), parts(compiled.model), strict=True):
-        for key in own:
-            torch.testing.assert_close(own[key], other[key], rtol=1e-3, atol=1e-4, msg=key)
+        assert alike(parts(ours.model)[0], before) == set()
+    # Not the backbone: biases ahead of BatchNorm have no gradient but rounding, which Adam scales.
+    own, other = (parts(ours.model)[1] for ours in (plain, compiled))
+    for key in own:
+        torch.testing.assert_close(own[key], other[key], rtol=1e-3, atol=1e-4, msg=key)
 
 
 def test_an_early_end_waits_for_the_backbones_turn() -> None:
