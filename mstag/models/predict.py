@@ -109,7 +109,7 @@ def predict(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32():
             for batch in batches:
                 if between_batches is not None:
                     between_batches()
@@ -144,7 +144,7 @@ def predict_chunks(model: nn.Module, mel: npt.NDArray[Any]) -> npt.NDArray[np.fl
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), _full_float32():
+        with torch.inference_mode(), full_float32():
             chunks = [mel_11MT[..., start : start + chunk_frames] for start in starts]
             scores_NK: npt.NDArray[np.float32] = _score_chunks(model, chunks)[:, 0].cpu().numpy()
     finally:
@@ -182,10 +182,12 @@ def average_per_clip(predictions: Predictions) -> Predictions:
 
 
 @contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """No autocast, no TF32, which cudnn's convolutions use unless told otherwise.
 
-    Nor cudnn's benchmark, so that the same weights score the same each time.
+    Nor cudnn's benchmark, so that the same weights score the same each time. All but autocast
+    are settings of the process: where several threads score, hold it around all of them, or one
+    hands back what another still needs.
     """
     matmul_precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn

@@ -6,7 +6,7 @@ Shapes: n samples of a waveform, r rows of scores over a piece, t tags.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mstag.data.audio import load_audio
 from mstag.data.features import LogMel, as_stored, windows
 from mstag.data.resampling import Waveform, resample
 from mstag.models import frames_at_once
 from mstag.models.bundle import Bundle, load_bundle
 from mstag.models.predict import chunk_starts, predict
 from mstag.runtime import pick_device
+from mstag.tagging.listening import listen
 
 WINDOWS_PER_BATCH = 8
 """Windows scored at a time (0.3 GB of activations with the default features)."""
@@ -31,17 +31,19 @@ class Tagger:
 
     A piece is cut into windows as long as those of the training's shards, and these into chunks
     where the network takes less at once; its score for a tag is the mean over them. The last
-    window counts if at least half of it is audio, or if it is the only one.
+    window counts if at least half of it is audio, or if it is the only one. Files are heard as
+    packing hears them (:mod:`mstag.tagging.listening`): windows of silence are left out.
 
     Attributes:
         bundle: the trained model and what belongs to it.
         device: where it runs.
+        log_mel: makes its spectrograms.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device) -> None:
         self.bundle = bundle
         self.device = device
-        self._log_mel = LogMel(bundle.features)
+        self.log_mel = LogMel(bundle.features)
         if device.type == "cpu":
             # A window alone takes 0.7 times the time (2 AVX2 cores); many at once, as long.
             bundle.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -94,11 +96,10 @@ class Tagger:
             Every tag with its score (0 to 1), highest first.
 
         Raises:
-            ValueError: not audio; the message does not repeat the path.
+            ValueError: not audio, or silent; the message does not repeat the path.
         """
         source = Path(source) if isinstance(source, str) else source
-        waveform = load_audio(source, self.sample_rate_hz)
-        return self.ranked(self.scores(waveform, self.sample_rate_hz))
+        return self.ranked(listen(self, source).scores)
 
     def ranked(self, scores: NDArray[np.float32]) -> list[tuple[str, float]]:
         """Tags with their scores (t,), highest first; equal scores in vector order."""
@@ -124,29 +125,49 @@ class Tagger:
             ValueError: the waveform is not of this kind, or holds what is not a finite number.
         """
         audio = resample(_checked(waveform), sample_rate_hz, self.sample_rate_hz)
-        mel = self._log_mel(audio)
-        scores = predict(self.bundle.model, self._batches(mel), self.device).scores
+        mel = self.log_mel(audio)
+        chunks = (
+            chunk
+            for window in windows(mel, self.bundle.features.num_frames)
+            for chunk in self.chunks(as_stored(window.mel))
+        )
+        found = []
+        while batch := list(itertools.islice(chunks, self.chunks_at_once)):
+            found.append(self.score_chunks(batch))
+        return np.concatenate(found)
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames that the network hears at once."""
+        return self._chunk_frames
+
+    @property
+    def chunks_at_once(self) -> int:
+        """Chunks that are scored at a time: no more frames than those of some windows."""
+        return WINDOWS_PER_BATCH * self.bundle.features.num_frames // self._chunk_frames
+
+    def chunks(self, window: NDArray[np.float16]) -> list[NDArray[np.float16]]:
+        """What the network hears of a window (n_mels, num_frames), as shards hold it.
+
+        In float16: the same clip then gets the same scores from eval.py.
+        """
+        return [window[:, start : start + self._chunk_frames] for start in self._starts]
+
+    def score_chunks(self, chunks: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
+        """Scores (n, t) of n chunks (n_mels, chunk_frames); from any thread.
+
+        Raises:
+            ValueError: one that is not a finite number.
+        """
+        batch = {
+            "mel": torch.from_numpy(np.stack(chunks)[:, None]),
+            "tags": torch.zeros(len(chunks), len(self.tag_names), dtype=torch.uint8),
+            "id": [""] * len(chunks),
+        }
+        scores = predict(self.bundle.model, [batch], self.device).scores
         if not np.isfinite(scores).all():
             raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
         return scores
-
-    def _batches(self, mel: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
-        rows = self._rows(mel)
-        rows_per_batch = WINDOWS_PER_BATCH * self.bundle.features.num_frames // self._chunk_frames
-        while batch := list(itertools.islice(rows, rows_per_batch)):
-            yield {
-                "mel": torch.from_numpy(np.stack(batch)[:, None]),
-                "tags": torch.zeros(len(batch), len(self.tag_names), dtype=torch.uint8),
-                "id": [""] * len(batch),
-            }
-
-    def _rows(self, mel: NDArray[np.float32]) -> Iterator[NDArray[np.float16]]:
-        """What each row of scores is of."""
-        for window in windows(mel, self.bundle.features.num_frames):
-            # float16 as in shards: the same clip then gets the same scores from eval.py.
-            stored = as_stored(window.mel)
-            for start in self._starts:
-                yield stored[:, start : start + self._chunk_frames]
 
 
 def _checked(waveform: NDArray[Any]) -> Waveform:
