@@ -23,6 +23,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 GENRE, SCORES, MODEL = "GENRE", "MSTAG", "MSTAG_MODEL"
 FIELDS = (GENRE, SCORES, MODEL)
-_ENDS = "; "
 
 
 def require_mutagen() -> None:
@@ -76,7 +76,7 @@ def write_tags(
     path = path.resolve()
     wanted = {
         GENRE: tuple(tag for tag, _ in tags),
-        SCORES: tuple([_ENDS.join(f"{tag}={score:.3f}" for tag, score in tags)] if tags else []),
+        SCORES: tuple(["; ".join(f"{tag}={score:.3f}" for tag, score in tags)] if tags else []),
         MODEL: (model,),
     }
     current = _open(path, path)
@@ -113,9 +113,8 @@ def write_tags(
 
 def _is_ours(current: _TagsInside, before: dict[str, tuple[str, ...]]) -> bool:
     """Whether the genres are those that the scores' field names: mstag wrote both."""
-    scored = _ENDS.join(before[SCORES]).split(_ENDS)
-    names = tuple(entry.rpartition("=")[0] for entry in scored)
-    return before[GENRE] == current.stored(GENRE, names)
+    *names, _ = re.split(r"=\d\.\d{3}(?:; |$)", "".join(before[SCORES]))
+    return before[GENRE] == current.stored(GENRE, tuple(names))
 
 
 class _TagsInside:
@@ -156,9 +155,7 @@ class _Vorbis(_TagsInside):
     def write(self, field: str, values: tuple[str, ...]) -> None:
         if self.audio.tags is None:
             self.audio.add_tags()
-        self.audio.tags.pop(field, None)
-        if values:
-            self.audio.tags[field] = list(values)
+        self.audio.tags[field] = list(values)  # an empty list removes it
 
 
 class _Mp4(_TagsInside):
