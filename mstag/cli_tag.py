@@ -149,7 +149,8 @@ class _Wishes:
 class _Report:
     """What is said on stderr when all is done."""
 
-    num_done: int = 0
+    num_tagged: int = 0
+    num_known: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
 
@@ -158,7 +159,8 @@ class _Report:
         if result.error is not None:
             self.failed.append((result.path, result.error))
             return
-        self.num_done += 1
+        self.num_tagged += 1
+        self.num_known += result.was_done
         if result.truncated:
             self.truncated.append(result.path)
 
@@ -169,8 +171,11 @@ class _Report:
         for path in self.truncated:
             words = "cut off or damaged; these are the tags of what can be decoded"
             click.echo(f"mstag: note: {printable(path)}: {words}", err=True)
-        if self.failed and self.num_done + len(self.failed) > 1:
-            counts = f"{self.num_done} tagged, {len(self.failed)} not"
+        if self.num_known:
+            words = f"{self.num_known} of {self.num_tagged} were done: --overwrite does them again"
+            click.echo(f"mstag: note: {words}", err=True)
+        if self.failed and self.num_tagged + len(self.failed) > 1:
+            counts = f"{self.num_tagged} tagged, {len(self.failed)} not"
             click.echo(f"mstag: {counts}:", err=True)
         for path, why in self.failed:
             click.echo(f"mstag: error: {printable(path)}: {printable(why)}", err=True)

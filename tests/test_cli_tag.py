@@ -159,6 +159,7 @@ def test_a_hundred_mixed_files(folder: Path, tag: Tag, monkeypatch: pytest.Monke
     again = tag("music", "--format", "json", "--threshold", "0", "--sidecar")
     unheard = {"artist 3/folder.mp3", "artist 3/dangling.mp3"}  # are seen to be no files
     assert {str(p.relative_to("music")) for p in heard} == set(bad) - unheard
+    assert "mstag: note: 80 of 80 were done: --overwrite does them again" in again.stderr
     rows_again = [json.loads(line) for line in again.stdout.splitlines()]
     assert [r for r in rows_again if not r["error"]] == [r for r in rows if not r["error"]]
 

@@ -56,6 +56,8 @@ class Result:
     """Less could be decoded than the file promises."""
     identity: tuple[int, int] | None = None
     """Size in bytes and time of change (ns) of the file when it was opened; None: not asked for."""
+    was_done: bool = False
+    """It comes from a sidecar: the file was not heard again."""
     changes: tuple[Change, ...] | None = None
     """Of the tags inside the file; None: they were not to be written."""
     error: str | None = None

@@ -112,6 +112,7 @@ class Sidecars:
             item,
             duration_s=float(known["duration_s"]),
             truncated=bool(known["truncated"]),
+            was_done=True,
             scores=np.array([scores[tag] for tag in self.tagger.tag_names], np.float32),
         )
         if self.every_s is None:
