@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,17 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
     assert path.read_text() == "old"
+
+
+def test_permissions_are_the_umasks_whoever_writes_at_the_same_time(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: files.write_text(tmp_path / str(i), "x"), range(200)))
+    finally:
+        left = os.umask(before)
+    assert left == 0o027
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+    with files.atomic_path(tmp_path / "private", mode=0o600) as temporary:
+        temporary.write_text("x")
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600

@@ -1,6 +1,7 @@
 """Which parts of a piece the network hears to say what a stretch of it sounds like.
 
-A piece is cut into stretches of equal length from its start, the last one being what is left.
+A piece is cut into stretches of equal length from its start; what is left is the last one, or,
+if it is less than a tenth of a stretch, part of the one before.
 The network hears C frames at once, seconds of them, and knows nothing shorter:
 
 - a stretch no longer than that gets the score of the C frames around its middle, moved inwards
@@ -26,8 +27,8 @@ from mstag.models.predict import chunk_starts
 
 Chunk = NDArray[np.float16]
 
-LEAST_S = 0.1
-"""The shortest stretch: a few frames."""
+SMALL_REST = 0.1
+"""Of a stretch: mp3 files, for one, last some hundredths of a second longer than their music."""
 
 
 class Timeline:
@@ -75,7 +76,7 @@ class Timeline:
             missing = ((0, 0), (0, self._chunk - end))
             self._mel = np.pad(self._mel, missing, constant_values=np.float16(SILENCE))
         every_samples = self._every * self._hop
-        total = max(1, math.ceil(num_samples / every_samples - 1e-6))
+        total = max(1, math.ceil(num_samples / every_samples - SMALL_REST))
         while self.num_stretches < total:
             start, stop = self._span(self.num_stretches)
             start = min(start, end - 1)

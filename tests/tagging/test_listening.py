@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +110,25 @@ def test_silence_and_damage_are_said(tagger: Tagger, tmp_path: Path) -> None:
     heard = listen(tagger, cut)
     assert heard.truncated
     assert heard.duration_s == pytest.approx(0.8 * 4 * FEATURES.num_frames * FRAME_S, abs=0.1)
+
+
+def test_of_a_long_file_no_scores_are_kept_but_their_sum(
+    tagger: Tagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would hold on to the memory of the threads that they come from: 120 MB an hour."""
+    monkeypatch.setattr(audio, "BLOCK_S", 2.0)
+    path = make_wav(tmp_path / "a.wav", 30)
+    alive = weakref.WeakSet[Future[np.ndarray]]()
+    most = 0
+
+    def submit(chunks: Sequence[np.ndarray]) -> Future[np.ndarray]:
+        nonlocal most
+        future: Future[np.ndarray] = Future()
+        future.set_result(tagger.score_chunks(chunks))
+        alive.add(future)
+        most = max(most, len(alive))
+        return future
+
+    heard = listen(tagger, path, submit=submit, chunks_at_once=1)
+    assert most <= 2
+    np.testing.assert_allclose(heard.scores, listen(tagger, path).scores, atol=1e-6)
