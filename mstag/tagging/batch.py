@@ -95,7 +95,8 @@ class _Work:
         # depend on what else is scored with it.
         one_window = tagger.bundle.features.num_frames // tagger.chunk_frames
         self._at_once = one_window if on_cpu else tagger.chunks_at_once
-        self._readers = ThreadPoolExecutor(min(MOST_READERS, max(2, num_cores)), "read")
+        # More than cores: some wait for a disk, or for the scores of their last window.
+        self._readers = ThreadPoolExecutor(min(MOST_READERS, num_cores + 2), "read")
         self._scorers = ThreadPoolExecutor(num_scorers, "score")
         self._places = threading.BoundedSemaphore(2 * num_scorers)
         self._stopped = threading.Event()
