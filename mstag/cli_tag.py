@@ -58,7 +58,7 @@ def _seconds(context: click.Context, option: click.Parameter, value: str | None)
     type=click.Choice(["table", "json", "csv"]),
     default="table",
     show_default=True,
-    help="json: one object a line; csv: one tag a line.",
+    help="json: one object a line; csv: one tag a line, with --every of each stretch.",
 )
 @click.option("--top", type=click.IntRange(min=1), help="At most so many tags.")
 @click.option(

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,12 +44,23 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     assert path.read_text() == "old"
 
 
-def test_permissions_are_the_umasks_whoever_writes_at_the_same_time(tmp_path: Path) -> None:
+def test_permissions_are_the_umasks_whoever_writes_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.umask
+
+    def slow(mask: int) -> int:
+        before = real(mask)
+        time.sleep(0.002)  # another thread's turn
+        return before
+
     before = os.umask(0o027)
     try:
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda i: files.write_text(tmp_path / str(i), "x"), range(200)))
+        monkeypatch.setattr(os, "umask", slow)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: files.write_text(tmp_path / str(i), "x"), range(20)))
     finally:
+        monkeypatch.undo()
         left = os.umask(before)
     assert left == 0o027
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
