@@ -33,7 +33,7 @@ import numpy as np
 from mstag.config import Config, ShardsConfig
 from mstag.data import tars
 from mstag.data.clips import Catalogue, Clip, TagCount
-from shard_tools.engines import one_thread
+from mstag.runtime import one_thread
 
 HERE = Path(__file__).resolve().parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import math
 import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import NoReturn
 
 import click
 
 import mstag
+from mstag.cli_model import DEVICE, MODEL, load_tagger
+from mstag.cli_tag import tag
 from mstag.console import importing, main_guard
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mstag.tagging.batch import Result
-    from mstag.tagging.tagger import Tagger
-
-RUNS = Path("runs")
-
-
-def _threshold(
-    context: click.Context, option: click.Parameter, value: str | None
-) -> float | Literal["own"] | None:
-    """What --threshold says."""
-    if value is None or value == "own":
-        return value  # type: ignore[return-value]
-    number = float(click.FloatRange(0, 1)(value, option, context))
-    if math.isnan(number):
-        raise click.BadParameter("nan is not a score", context, option)
-    return number
-
-
-MODEL = click.option(
-    "--model", type=click.Path(path_type=Path), help="A bundle.  [default: newest runs/*/best]"
-)
-DEVICE = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 RUN = click.Path(path_type=Path)
 
 
@@ -50,72 +25,7 @@ def cli() -> None:
     """Tags for music: use a trained tagger, look at a training, look at this machine."""
 
 
-@cli.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@MODEL
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="json: one object a line; csv: one tag a line.",
-)
-@click.option("--top", type=click.IntRange(min=1), help="At most so many tags.")
-@click.option(
-    "--threshold",
-    metavar="P|own",
-    callback=_threshold,
-    help="Least score, 0 to 1; own: each tag's own, as found on the validation split.",
-)
-@click.option("--taggram", type=click.Path(path_type=Path), help="One file's tags over time (PNG).")
-@DEVICE
-def tag(
-    paths: tuple[str, ...],
-    model: Path | None,
-    output: Literal["table", "json", "csv"],
-    top: int | None,
-    threshold: float | Literal["own"] | None,
-    taggram: Path | None,
-    device: str,
-) -> int:
-    """Tag files, and the audio files of folders.
-
-    Without --top and --threshold, a table has the 10 highest tags, JSON and CSV have all.
-    A file that cannot be tagged is named, and the rest is tagged all the same (exit code 1).
-    """
-    from mstag.tagging import batch, results
-
-    found = batch.find_files(paths)
-    if taggram is not None and len(found) != 1:
-        raise click.UsageError(f"--taggram draws one file; here are {len(found)}")
-    to_tag = [item for item in found if item.error is None]
-    tagger = _load_tagger(model, device) if to_tag else None
-    if output == "table" and top is None and threshold is None:
-        top = results.TABLE_TOP
-    # A name that the terminal's encoding lacks is shown escaped; it is no reason to stop.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    if output == "csv":
-        click.echo(results.CSV_HEADER, nl=False)
-    num_failed = 0
-    for result in _with_progress(batch.tag_files(tagger, found) if tagger else found, len(found)):
-        tags: results.Tags = []
-        if result.error is not None:
-            num_failed += 1
-            path = results.printable(result.path)
-            click.echo(f"mstag: error: {path}: {result.error}", err=True)
-        elif tagger is not None:
-            tags = results.chosen(
-                tagger.ranked(result.scores),
-                top=top,
-                threshold=threshold,
-                own_thresholds=tagger.thresholds,
-            )
-            if taggram is not None:
-                _write_taggram(taggram, result, tagger)
-        click.echo(results.as_text(result, tags, output), nl=False)
-    return 1 if num_failed else 0
+cli.add_command(tag)
 
 
 @cli.command()
@@ -164,7 +74,7 @@ def serve(model: Path | None, port: int, device: str) -> None:
     """Tag music from a web page that only this machine can open."""
     from mstag.tagging.serve import TagServer
 
-    with TagServer(_load_tagger(model, device), port) as server:
+    with TagServer(load_tagger(model, device), port) as server:
         click.echo(f"{server.url}  (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
@@ -279,39 +189,6 @@ def doctor(quiet: bool) -> int:
     if found.problem is not None:
         click.echo(f"mstag: error: {found.problem}", err=True)
     return 0 if found.problem is None else 1
-
-
-def _load_tagger(model: Path | None, device: str) -> Tagger:
-    from mstag.models.bundle import find_bundle
-    from mstag.tagging.batch import newest_bundle
-
-    if model is None:
-        model = newest_bundle(RUNS)
-        click.echo(f"mstag: using {model}", err=True)
-    bundle = find_bundle(model)  # a wrong name is said before torch takes its seconds
-    with importing("torch and torchaudio"):
-        import torchaudio  # noqa: F401
-
-        from mstag.tagging.tagger import Tagger
-    return Tagger.load(bundle, device)
-
-
-def _with_progress(tagged: Iterable[Result], total: int) -> Iterable[Result]:
-    """A progress bar where results go to a file or a program and somebody watches."""
-    if total < 2 or sys.stdout.isatty() or not sys.stderr.isatty():
-        return tagged
-    from tqdm import tqdm
-
-    bar: Iterable[Result] = tqdm(tagged, total=total, unit="file", desc="tagging")
-    return bar
-
-
-def _write_taggram(path: Path, result: Result, tagger: Tagger) -> None:
-    from mstag import files
-    from mstag.show.plots import taggram
-
-    assert result.over_time is not None
-    files.write_bytes(path, taggram(result.over_time, tagger.tag_names, window_s=tagger.step_s))
 
 
 def entry() -> NoReturn:

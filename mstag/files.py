@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,11 +16,12 @@ _LEFTOVER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yields a temporary path in the same folder; on success it becomes ``path``, durably.
 
-    An exception inside removes the temporary file and leaves ``path`` as it was. An OSError
-    that does not say which file it is about, as a full disk's, is given the name of this one.
+    Its permissions are ``mode``, or what the user's umask says. An exception inside removes the
+    temporary file and leaves ``path`` as it was. An OSError that does not say which file it is
+    about, as a full disk's, is given the name of this one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -30,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp's files are private; what a user finds should obey their umask.
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
@@ -71,9 +73,15 @@ def sha256_file(path: Path) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # The system only tells what it was when it is set, for the whole process: two threads that
+    # asked at once would leave it at 0.
+    with _UMASK_LOCK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
+
+
+_UMASK_LOCK = threading.Lock()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -211,6 +211,27 @@ def available_cores() -> int:
     """Processors that this process may use; fewer than the machine has inside a container."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps the pools of numpy's libraries to one thread, and torch's where it is loaded.
+
+    For work that is shared out by the caller. Threads that are started inside, and use torch for
+    the first time there, are kept to it too.
+    """
+    from threadpoolctl import threadpool_limits
+
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    try:
+        if torch:
+            torch.set_num_threads(1)
+        with threadpool_limits(1):
+            yield
+    finally:
+        if torch:
+            torch.set_num_threads(before)
 
 
 def prepare_device(device: torch.device) -> None:

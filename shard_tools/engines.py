@@ -18,11 +18,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import connection
 from typing import Any
 
-from mstag.runtime import available_cores
+from mstag.runtime import available_cores, one_thread
 from shard_tools.output import Output
 from shard_tools.pack_shard import pack_shard
 from shard_tools.plan import ShardTask
@@ -72,15 +71,6 @@ def processes(num_workers: int | None = None) -> Engine:
                 raise
 
     return run
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps the pools of numpy's libraries to one thread: workers share the cores."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
-        yield
 
 
 def ray(address: str | None = None) -> Engine:

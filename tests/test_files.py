@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -39,3 +42,28 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
     assert path.read_text() == "old"
+
+
+def test_permissions_are_the_umasks_whoever_writes_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.umask
+
+    def slow(mask: int) -> int:
+        before = real(mask)
+        time.sleep(0.002)  # another thread's turn
+        return before
+
+    before = os.umask(0o027)
+    try:
+        monkeypatch.setattr(os, "umask", slow)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: files.write_text(tmp_path / str(i), "x"), range(20)))
+    finally:
+        monkeypatch.undo()
+        left = os.umask(before)
+    assert left == 0o027
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+    with files.atomic_path(tmp_path / "private", mode=0o600) as temporary:
+        temporary.write_text("x")
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600

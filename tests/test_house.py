@@ -13,6 +13,8 @@ from shared_data import REPOSITORY
 LEVELS = [
     {"mstag.__main__"},
     {"train", "eval", "mstag.cli", "shard_tools"},
+    {"mstag.cli_tag"},
+    {"mstag.cli_model"},
     {"mstag.tagging", "mstag.training"},
     {"mstag.models"},
     {"mstag.data"},
@@ -81,7 +83,7 @@ def violations(path: Path) -> list[str]:
         if other == own or (own == "mstag" and other == "mstag.tagging"):
             continue  # load_tagger, the library's front door, opens the wing when called
         up = height(other) < height(own)
-        across = height(other) == height(own) and height(own) < 5
+        across = height(other) == height(own) and height(own) < height("mstag.show")
         if up or across:
             bad.append(f"{importer} imports {name}")
     return bad
@@ -107,7 +109,7 @@ def test_an_upward_import_would_be_found(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("import mstag", ["torch", "numpy", "wandb", "sklearn"]),
         ("import shard_tools.cli", ["torch", "wandb", "sklearn", "matplotlib", "music21"]),
-        ("import mstag.cli", ["torch", "wandb", "sklearn", "matplotlib"]),
+        ("import mstag.cli", ["torch", "numpy", "wandb", "sklearn", "matplotlib"]),
         (
             "import mstag.data.stream, mstag.data.shards",
             ["torch", "wandb", "webdataset", "soundfile"],

@@ -43,11 +43,13 @@ class AudioReader:
         duration_s: length of the stretch as the file's header or the caller promises; None:
             not known before decoding.
         truncated: fewer samples came than were promised; known when the blocks have ended.
+        decoded_s: length of what came; known when the blocks have ended.
     """
 
     def __init__(self, decoder: Decoder, start_s: float, duration_s: float | None) -> None:
         self.rate_hz = decoder.rate_hz
         self.truncated = False
+        self.decoded_s = 0.0
         self._decoder = decoder
         self._start_s = start_s
         self._asked_s = duration_s
@@ -95,6 +97,7 @@ class AudioReader:
                 yield waveform
             if len(waveform) < wanted:
                 break
+        self.decoded_s = num_frames / self.rate_hz
         self._judge(num_frames)
 
     def _promise(self) -> int | None:

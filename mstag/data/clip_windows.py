@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mstag.data.audio import AudioReader, is_silent, open_audio
 from mstag.data.features import LogMel, Window, windows
 from mstag.data.resampling import Waveform, resample, resampler
+
+SILENT = "is silent: no sample reaches half a step of 16-bit audio"
 
 
 @contextmanager
@@ -53,6 +57,26 @@ def open_stretch(
         yield reader, start_s
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of a clip's log-mel spectrogram, as long as a window; the last may be shorter.
+
+    Attributes:
+        mel: (n_mels, 1 to num_frames).
+        start_frame: where it starts in the clip.
+        heard: its samples: frame i stands for ``heard[i * hop_length :][: hop_length]``.
+    """
+
+    mel: NDArray[np.float32]
+    start_frame: int
+    heard: Waveform
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no sample reaches half a step of 16-bit audio."""
+        return is_silent(self.heard)
+
+
 def clip_windows(reader: AudioReader, log_mel: LogMel) -> Iterator[Window]:
     """Cuts a clip's log-mel spectrogram into windows; see :func:`features.windows`.
 
@@ -69,29 +93,56 @@ def clip_windows(reader: AudioReader, log_mel: LogMel) -> Iterator[Window]:
     Raises:
         ValueError: the clip cannot be decoded, or all of it is silent.
     """
-    blocks = _resampled(reader, log_mel.features.sample_rate_hz)
-    first = next(blocks)
-    second = next(blocks, None)
     any_sound = False
-    found = _whole(first, log_mel) if second is None else _stream(first, second, blocks, log_mel)
-    for window, heard in found:
-        if not is_silent(heard):
+    for piece in clip_pieces(reader, log_mel):
+        window = as_window(piece, log_mel.features.num_frames)
+        if window is not None:
             any_sound = True
             yield window
     if not any_sound:
-        raise ValueError("is silent: no sample reaches half a step of 16-bit audio")
+        raise ValueError(SILENT)
 
 
-def _whole(waveform: Waveform, log_mel: LogMel) -> Iterator[tuple[Window, Waveform]]:
+def as_window(piece: Piece, num_frames: int) -> Window | None:
+    """The window that a piece gives, padded if need be; None: it is silent, or too little.
+
+    Too little is a last piece that fills less than half a window.
+    """
+    if piece.start_frame and piece.mel.shape[1] <= (num_frames - 1) // 2:
+        return None
+    if piece.is_silent:
+        return None
+    (window,) = windows(piece.mel, num_frames)
+    return Window(window.mel, piece.start_frame, window.padded_frames)
+
+
+def clip_pieces(reader: AudioReader, log_mel: LogMel) -> Iterator[Piece]:
+    """A clip's whole log-mel spectrogram, piece by piece, silence included.
+
+    Raises:
+        ValueError: the clip cannot be decoded.
+    """
+    blocks = _resampled(reader, log_mel.features.sample_rate_hz)
+    first = next(blocks)
+    second = next(blocks, None)
+    if second is None:
+        yield from _cut(log_mel(first), first, 0, log_mel)
+    else:
+        yield from _stream(first, second, blocks, log_mel)
+
+
+def _cut(
+    mel: NDArray[np.float32], heard: Waveform, start_frame: int, log_mel: LogMel
+) -> Iterator[Piece]:
     hop, num_frames = log_mel.features.hop_length, log_mel.features.num_frames
-    for window in windows(log_mel(waveform), num_frames):
-        start = window.start_frame * hop
-        yield window, waveform[start : start + num_frames * hop]
+    for at in range(0, mel.shape[1], num_frames):
+        own = heard[at * hop : (at + num_frames) * hop]
+        yield Piece(mel[:, at : at + num_frames], start_frame + at, own)
 
 
 def _stream(
     first: Waveform, second: Waveform, others: Iterator[Waveform], log_mel: LogMel
-) -> Iterator[tuple[Window, Waveform]]:
+) -> Iterator[Piece]:
     """The same for a clip of several blocks, each of which is longer than an FFT's window."""
     hop, n_fft = log_mel.features.hop_length, log_mel.features.n_fft
     num_frames = log_mel.features.num_frames
@@ -104,20 +155,12 @@ def _stream(
         # A window's own samples come before its margin; one FFT's window is kept for the end.
         while len(heard) >= stride + n_fft:
             mel = log_mel.frames(heard[: stride - hop + n_fft])
-            yield Window(mel, start, 0), _inside(heard, n_fft, stride)
+            yield Piece(mel, start, heard[n_fft // 2 :][:stride])
             heard = heard[stride:]
             start += num_frames
         block = next(others, None)
     heard = log_mel.padded(heard, start=False)
-    for window in windows(log_mel.frames(heard), num_frames):
-        at = window.start_frame * hop
-        if start + at == 0 or num_frames - window.padded_frames > (num_frames - 1) // 2:
-            placed = Window(window.mel, start + window.start_frame, window.padded_frames)
-            yield placed, _inside(heard[at:], n_fft, stride)
-
-
-def _inside(heard: Waveform, n_fft: int, stride: int) -> Waveform:
-    return heard[n_fft // 2 : n_fft // 2 + stride]
+    yield from _cut(log_mel.frames(heard), heard[n_fft // 2 :], start, log_mel)
 
 
 def _resampled(reader: AudioReader, rate_hz: int) -> Iterator[Waveform]:

@@ -1,133 +1,161 @@
-"""Files and folders -> a result per file, in order; a file that fails does not stop the rest."""
+"""Many files -> their results, in order; a file that fails does not stop the rest.
+
+Some threads decode and make spectrograms, others run the network, each of them on one core:
+libsndfile, numpy and torch let go of the interpreter while they work. What is decoded waits in
+few places, so that decoding never runs far ahead of the network, whatever the files' length.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mstag.data.audio import load_audio
-from mstag.data.resampling import Waveform
-from mstag.data.suffixes import AUDIO_SUFFIXES
+from mstag.models.predict import full_float32
+from mstag.runtime import available_cores, one_thread
+from mstag.tagging.find import FOREIGN_SUFFIXES
+from mstag.tagging.listening import listen
+from mstag.tagging.results import Result
 
 if TYPE_CHECKING:
     from mstag.tagging.tagger import Tagger
 
-FOREIGN_SUFFIXES = frozenset([".ape", ".mpc", ".wv"])
-"""Audio that nothing here decodes: said, rather than passed over in silence."""
-NUM_READERS = 2
-"""Threads that decode ahead of the model. On GPUs decoding is what takes the time."""
+MOST_READERS = 32
+"""Each holds up to a minute of sound: 40 MB at CD quality."""
+GPU_SCORERS = 2
+"""One copies while the other computes."""
+FILES_AHEAD = 1000
+"""Files that may be done before a long one that comes first: their results are small."""
+POLL_S = 0.1
+
+Step = Callable[[Result], Result]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one path: scores, or an error."""
-
-    path: str
-    """As it was given; of a file in a folder: folder/inner path."""
-    duration_s: float | None = None
-    over_time: NDArray[np.float32] | None = None
-    """Scores (num_windows, num_tags)."""
-    error: str | None = None
-
-    @property
-    def scores(self) -> NDArray[np.float32]:
-        """Scores (num_tags,) of the whole piece: the mean over its windows."""
-        assert self.over_time is not None, self.error
-        mean: NDArray[np.float32] = self.over_time.mean(axis=0)
-        return mean
-
-
-def newest_bundle(runs: Path) -> Path:
-    """The bundle in ``runs/*/best`` that was written last.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = sorted(
-        (path.stat().st_mtime_ns, path.parent) for path in runs.glob("*/best/tagger.json")
-    )
-    if not found:
-        raise ValueError(
-            f"no trained tagger in {runs}/*/best: train one (`make train`), "
-            "or name one with --model"
-        )
-    return found[-1][1]
-
-
-def find_files(paths: Iterable[str]) -> list[Result]:
-    """What there is to tag: results without scores, those that cannot be with their error.
+def tag_files(
+    tagger: Tagger,
+    found: Sequence[Result],
+    *,
+    every_s: float | None = None,
+    before: Step | None = None,
+    after: Step | None = None,
+    num_cores: int | None = None,
+) -> Iterator[Result]:
+    """Completes what :func:`mstag.tagging.find.find_files` found, in its order.
 
     Args:
-        paths: files, which are taken whatever their names end in, and folders, of which the
-            audio files are taken, also from folders within; names with a leading dot are not.
+        tagger: who tags.
+        found: of these, those without an error.
+        every_s: length of a stretch of ``Result.over_time``; None: none is wanted.
+        before: is asked, in a thread, before a file is opened; a result that it returns with
+            scores stands, and the file is left alone.
+        after: is given each result with scores, in a thread, as soon as it is there and
+            before it is yielded. What it raises is an error of that file, as for ``before``.
+        num_cores: cores to use; None: all that this process may use.
     """
-    found: list[Result] = []
-    for path in paths:
-        if Path(path).is_dir():
-            names = sorted(_audio_files(path))
-            found += [Result(name) for name in names]
-            if not names:
-                endings = " ".join(sorted(AUDIO_SUFFIXES))
-                found.append(Result(path, error=f"no audio file in this folder ({endings})"))
-        elif Path(path).exists():
-            found.append(Result(path))
-        else:
-            found.append(Result(path, error="no such file or folder"))
-    return found
+    work = _Work(tagger, every_s, before, after, num_cores or available_cores())
+    # The settings of the process that scoring needs, held around all threads' scoring.
+    with one_thread(), full_float32(), work:
+        rest = iter(found)
+        ahead: deque[tuple[Result, Future[Result] | None]] = deque()
+        while True:
+            for item in itertools.islice(rest, FILES_AHEAD - len(ahead)):
+                ahead.append((item, None if item.error else work.start(item)))
+            if not ahead:
+                return
+            item, future = ahead.popleft()
+            yield item if future is None else future.result()
 
 
-def tag_files(tagger: Tagger, found: Sequence[Result]) -> Iterator[Result]:
-    """Completes what :func:`find_files` found, in its order."""
-    rate_hz = tagger.sample_rate_hz
-    ahead: deque[tuple[Result, Future[Waveform | str] | None]] = deque()
-    with ThreadPoolExecutor(NUM_READERS) as pool:
-        for item in found:
-            ahead.append((item, None if item.error else pool.submit(_read, item.path, rate_hz)))
-            if len(ahead) > NUM_READERS:
-                yield _scored(tagger, *ahead.popleft())
-        while ahead:
-            yield _scored(tagger, *ahead.popleft())
+class _Work:
+    """The threads, and the places between them."""
 
+    def __init__(
+        self,
+        tagger: Tagger,
+        every_s: float | None,
+        before: Step | None,
+        after: Step | None,
+        num_cores: int,
+    ) -> None:
+        on_cpu = tagger.device.type == "cpu"
+        num_scorers = num_cores if on_cpu else GPU_SCORERS
+        self._tagger = tagger
+        self._every_s = every_s
+        self._before, self._after = before, after
+        # More than cores: some wait for a disk, or for the scores of their last window.
+        self._readers = ThreadPoolExecutor(min(MOST_READERS, num_cores + 2), "read")
+        self._scorers = ThreadPoolExecutor(num_scorers, "score")
+        self._places = threading.BoundedSemaphore(2 * num_scorers)
+        self._stopped = threading.Event()
 
-def _scored(tagger: Tagger, item: Result, reading: Future[Waveform | str] | None) -> Result:
-    if reading is None:
-        return item
-    audio = reading.result()
-    if isinstance(audio, str):
-        return Result(item.path, error=audio)
-    rate_hz = tagger.sample_rate_hz
-    try:
-        over_time = tagger.scores_over_time(audio, rate_hz)
-    except ValueError as error:
-        return Result(item.path, error=str(error))
-    return Result(item.path, duration_s=len(audio) / rate_hz, over_time=over_time)
+    def __enter__(self) -> None:
+        pass
 
+    def __exit__(self, *error: object) -> None:
+        # After an interruption nothing is waited for: what runs ends at its next block.
+        self._stopped.set()
+        for pool in (self._readers, self._scorers):
+            pool.shutdown(wait=error[0] is None, cancel_futures=True)
 
-def _read(path: str, sample_rate_hz: int) -> Waveform | str:
-    """The waveform of a file, or why there is none."""
-    try:
-        return load_audio(Path(path), sample_rate_hz)
-    except ValueError as error:
-        suffix = Path(path).suffix.lower()
-        hint = "; convert it to flac, mp3 or wav" if suffix in FOREIGN_SUFFIXES else ""
-        return f"{error}{hint}"
-    except MemoryError:
-        return "holds more audio than fits into memory; cut it into parts"
+    def start(self, item: Result) -> Future[Result]:
+        """Begins with a file as soon as a reader is free."""
+        return self._readers.submit(self._tag, item)
 
+    def _tag(self, item: Result) -> Result:
+        try:
+            if self._before is not None:
+                item = self._before(item)
+            if item.scores is None:
+                heard = listen(
+                    self._tagger,
+                    Path(item.path),
+                    every_s=self._every_s,
+                    submit=self._submit,
+                )
+                item = dataclasses.replace(
+                    item,
+                    duration_s=heard.duration_s,
+                    scores=heard.scores,
+                    over_time=heard.over_time,
+                    every_s=self._every_s,
+                    truncated=heard.truncated,
+                )
+            return self._after(item) if self._after is not None else item
+        except CancelledError:
+            return Result(item.path, error="interrupted")
+        except ValueError as error:
+            suffix = Path(item.path).suffix.lower()
+            hint = "; convert it to flac, mp3 or wav" if suffix in FOREIGN_SUFFIXES else ""
+            return Result(item.path, error=f"{error}{hint}")
+        except OSError as error:
+            return Result(item.path, error=(error.strerror or str(error)).lower())
+        except MemoryError:
+            return Result(item.path, error="takes more memory than there is; cut it into parts")
+        except Exception as error:
+            # A defect, of ours or of a decoder, must not cost the others their tags.
+            if os.environ.get("MSTAG_TRACEBACK"):
+                raise
+            words = f"{type(error).__name__}: {error}".split("\n")[0]
+            return Result(item.path, error=f"defect ({words}); MSTAG_TRACEBACK=1 shows more")
 
-def _audio_files(folder: str) -> Iterator[str]:
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            suffix = Path(name).suffix.lower()
-            if not name.startswith(".") and suffix in AUDIO_SUFFIXES | FOREIGN_SUFFIXES:
-                # Not pathlib, which rewrites what the user gave ("./music").
-                yield os.path.join(parent, name)  # noqa: PTH118
+    def _submit(self, chunks: Sequence[NDArray[np.float16]]) -> Future[NDArray[np.float32]]:
+        while not self._places.acquire(timeout=POLL_S):
+            if self._stopped.is_set():
+                break
+        if self._stopped.is_set():
+            raise CancelledError
+        try:
+            future = self._scorers.submit(self._tagger.score_chunks, chunks)
+        except RuntimeError:  # the pool was shut down meanwhile
+            raise CancelledError from None
+        future.add_done_callback(lambda _: self._places.release())
+        return future

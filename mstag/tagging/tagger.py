@@ -6,7 +6,7 @@ Shapes: n samples of a waveform, r rows of scores over a piece, t tags, f featur
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mstag.data.audio import load_audio
 from mstag.data.features import LogMel, as_stored, windows
 from mstag.data.resampling import Waveform, resample
 from mstag.models import frames_at_once
@@ -23,10 +22,11 @@ from mstag.models.predict import chunk_starts, predict
 from mstag.runtime import pick_device
 from mstag.tagging import hub
 from mstag.tagging.embeddings import embed_file, embed_waveform
+from mstag.tagging.listening import listen
 from mstag.tagging.requirements import require_packages
 
 WINDOWS_PER_BATCH = 8
-"""Windows scored at a time (0.3 GB of activations with the default features)."""
+"""Windows scored at a time on a GPU (0.3 GB of activations with the default features)."""
 
 
 class Tagger:
@@ -34,17 +34,19 @@ class Tagger:
 
     A piece is cut into windows as long as those of the training's shards, and these into chunks
     where the network takes less at once; its score for a tag is the mean over them. The last
-    window counts if at least half of it is audio, or if it is the only one.
+    window counts if at least half of it is audio, or if it is the only one. Files are heard as
+    packing hears them (:mod:`mstag.tagging.listening`): windows of silence are left out.
 
     Attributes:
         bundle: the trained model and what belongs to it.
         device: where it runs.
+        log_mel: makes its spectrograms.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device) -> None:
         self.bundle = bundle
         self.device = device
-        self._log_mel = LogMel(bundle.features)
+        self.log_mel = LogMel(bundle.features)
         if device.type == "cpu":
             # A window alone takes 0.7 times the time (2 AVX2 cores); many at once, as long.
             bundle.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -127,11 +129,10 @@ class Tagger:
             Every tag with its score (0 to 1), highest first.
 
         Raises:
-            ValueError: not audio; the message does not repeat the path.
+            ValueError: not audio, or silent; the message does not repeat the path.
         """
         source = Path(source) if isinstance(source, str) else source
-        waveform = load_audio(source, self.sample_rate_hz)
-        return self.ranked(self.scores(waveform, self.sample_rate_hz))
+        return self.ranked(listen(self, source).scores)
 
     def ranked(self, scores: NDArray[np.float32]) -> list[tuple[str, float]]:
         """Tags with their scores (t,), highest first; equal scores in vector order."""
@@ -164,15 +165,16 @@ class Tagger:
         Raises:
             ValueError: names the first file that cannot be tagged, and why.
         """
-        from mstag.tagging.batch import Result, tag_files
+        from mstag.tagging.batch import tag_files
+        from mstag.tagging.results import Result
 
         if on_error not in ("raise", "none"):
             raise ValueError(f"on_error = {on_error!r}: must be raise or none")
         found: list[Any] = []
         for result in tag_files(self, [Result(str(source)) for source in sources]):
-            if result.error is not None and on_error == "raise":
+            if result.scores is None and on_error == "raise":
                 raise ValueError(f"{result.path}: {result.error}")
-            found.append(None if result.error is not None else self.ranked(result.scores))
+            found.append(None if result.scores is None else self.ranked(result.scores))
         return found
 
     def embeddings(
@@ -251,29 +253,54 @@ class Tagger:
             ValueError: the waveform is not of this kind, or holds what is not a finite number.
         """
         audio = resample(_checked(waveform), sample_rate_hz, self.sample_rate_hz)
-        mel = self._log_mel(audio)
-        scores = predict(self.bundle.model, self._batches(mel), self.device).scores
+        mel = self.log_mel(audio)
+        chunks = (
+            chunk
+            for window in windows(mel, self.bundle.features.num_frames)
+            for chunk in self.chunks(as_stored(window.mel))
+        )
+        found = []
+        while batch := list(itertools.islice(chunks, self.chunks_at_once)):
+            found.append(self.score_chunks(batch))
+        return np.concatenate(found)
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames that the network hears at once."""
+        return self._chunk_frames
+
+    @property
+    def chunks_at_once(self) -> int:
+        """Chunks that are scored at a time.
+
+        On a CPU those of one window: its activations stay in the cache, and its scores do not
+        depend, in their last bits, on what else is scored with it.
+        """
+        num_windows = 1 if self.device.type == "cpu" else WINDOWS_PER_BATCH
+        return num_windows * len(self._starts)
+
+    def chunks(self, window: NDArray[np.float16]) -> list[NDArray[np.float16]]:
+        """What the network hears of a window (n_mels, num_frames), as shards hold it.
+
+        In float16: the same clip then gets the same scores from eval.py.
+        """
+        return [window[:, start : start + self._chunk_frames] for start in self._starts]
+
+    def score_chunks(self, chunks: Sequence[NDArray[np.float16]]) -> NDArray[np.float32]:
+        """Scores (n, t) of n chunks (n_mels, chunk_frames); from any thread.
+
+        Raises:
+            ValueError: one that is not a finite number.
+        """
+        batch = {
+            "mel": torch.from_numpy(np.stack(chunks)[:, None]),
+            "tags": torch.zeros(len(chunks), len(self.tag_names), dtype=torch.uint8),
+            "id": [""] * len(chunks),
+        }
+        scores = predict(self.bundle.model, [batch], self.device).scores
         if not np.isfinite(scores).all():
             raise ValueError("its scores are not finite numbers: it is too loud by far, or damaged")
         return scores
-
-    def _batches(self, mel: NDArray[np.float32]) -> Iterator[dict[str, Any]]:
-        rows = self._rows(mel)
-        rows_per_batch = WINDOWS_PER_BATCH * self.bundle.features.num_frames // self._chunk_frames
-        while batch := list(itertools.islice(rows, rows_per_batch)):
-            yield {
-                "mel": torch.from_numpy(np.stack(batch)[:, None]),
-                "tags": torch.zeros(len(batch), len(self.tag_names), dtype=torch.uint8),
-                "id": [""] * len(batch),
-            }
-
-    def _rows(self, mel: NDArray[np.float32]) -> Iterator[NDArray[np.float16]]:
-        """What each row of scores is of."""
-        for window in windows(mel, self.bundle.features.num_frames):
-            # float16 as in shards: the same clip then gets the same scores from eval.py.
-            stored = as_stored(window.mel)
-            for start in self._starts:
-                yield stored[:, start : start + self._chunk_frames]
 
 
 def _checked(waveform: NDArray[Any]) -> Waveform:

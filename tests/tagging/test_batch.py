@@ -1,49 +1,33 @@
-"""Files and folders -> results and their text."""
+"""Many files, several threads."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
+import dataclasses
+import threading
+import time
+from concurrent.futures import CancelledError
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from tiny_tagger import LONGER, TAGS, make_bundle, make_wav
 
-from mstag.tagging import batch, results
-from mstag.tagging.batch import Result, find_files, newest_bundle, tag_files
+from mstag.data import audio
+from mstag.tagging import batch
+from mstag.tagging.batch import tag_files
+from mstag.tagging.find import find_files
+from mstag.tagging.results import Result
 from mstag.tagging.tagger import Tagger
 
-SOME = [("guitar", 0.9), ("slow", 0.5), ("rock", 0.2)]
-OWN = {"guitar": 0.95, "slow": 0.5, "rock": 0.1}
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Tagger:
+    return Tagger.load(make_bundle(tmp_path_factory.mktemp("bundle")), "cpu")
 
 
-def test_folders_are_searched_and_files_are_taken_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("m/b.mp3", "m/a/z.FLAC", "m/a/q.m4a", "m/cover.jpg", "m/._b.mp3", "m/.x/c.mp3"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "empty").mkdir()
-    found = find_files(["./m", "m/cover.jpg", "empty", "none"])
-    paths = [item.path for item in found]
-    assert paths == [
-        "./m/a/q.m4a",
-        "./m/a/z.FLAC",
-        "./m/b.mp3",
-        "m/cover.jpg",
-        "empty",
-        "none",
-    ]
-    assert [item.error is None for item in found] == [True] * 4 + [False] * 2
-    assert "no audio file in this folder" in str(found[4].error)
-    assert "no such file" in str(found[5].error)
-
-
-def test_a_file_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
-    tagger = Tagger.load(make_bundle(tmp_path / "bundle"), "cpu")
+def test_a_file_that_fails_does_not_stop_the_rest(tagger: Tagger, tmp_path: Path) -> None:
     files = [make_wav(tmp_path / f"{i}.wav", 1.7, seed=i) for i in range(6)]
     files[1].write_text("not music")
     foreign = files[3].rename(tmp_path / "3.ape")
@@ -64,79 +48,156 @@ def test_a_file_that_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert "convert it" not in str(done[1].error)
     for number in (0, 2, 4, 5):
         assert done[number].duration_s == pytest.approx(1.7 * 64 * 128 / 8000, abs=1e-3)
-        assert tagger.ranked(done[number].scores) == tagger.tag(files[number])
+        alone = tagger.tag(files[number])
+        scores = done[number].scores
+        assert scores is not None
+        np.testing.assert_allclose(sorted(-scores), [-score for _, score in alone], atol=1e-6)
 
 
-def test_json_of_a_tagger_that_hears_in_chunks(tmp_path: Path) -> None:
+def test_chunks_too(tmp_path: Path) -> None:
     tagger = Tagger.load(make_bundle(tmp_path / "b", features=LONGER, chunk_frames=64), "cpu")
     path = make_wav(tmp_path / "a.wav", 5.0)  # 320 frames: two windows of 150
     (done,) = tag_files(tagger, find_files([str(path)]))
-    assert done.over_time is not None and done.over_time.shape == (6, len(TAGS))
-    shown = json.loads(results.as_text(done, tagger.ranked(done.scores), "json"))
-    assert shown["duration_s"] == 5 * 64 * 128 / 8000
-    scores = {entry["tag"]: entry["score"] for entry in shown["tags"]}
-    assert [scores[tag] for tag in TAGS] == pytest.approx(done.over_time.mean(axis=0), abs=1e-6)
-    assert list(scores) == [tag for tag, _ in tagger.tag(path)]
+    assert done.scores is not None
+    named = dict(zip(TAGS, done.scores.tolist(), strict=True))
+    assert named == pytest.approx(dict(tagger.tag(path)), abs=1e-6)
 
 
-def test_more_audio_than_memory_is_an_error_of_that_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def too_much(path: Path, rate_hz: int) -> None:
+@pytest.mark.parametrize("num_cores", [1, 2, 8])
+def test_scores_do_not_depend_on_threads_nor_on_other_files(
+    tagger: Tagger, tmp_path: Path, num_cores: int
+) -> None:
+    found = find_files([str(make_wav(tmp_path / f"{i}.wav", i, seed=i)) for i in range(1, 8)])
+    together = [one.scores for one in tag_files(tagger, found, num_cores=num_cores)]
+    alone = [one.scores for item in found for one in tag_files(tagger, [item], num_cores=1)]
+    np.testing.assert_array_equal(np.array(together), np.array(alone))
+
+
+def test_decoding_does_not_run_ahead_of_the_network(
+    tagger: Tagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the length of a file, few windows of it wait to be scored."""
+    monkeypatch.setattr(audio, "BLOCK_S", 2.0)
+    counts = {"made": 0, "scored": 0, "most": 0}
+    lock = threading.Lock()
+    real_chunks, real_score = Tagger.chunks, Tagger.score_chunks
+
+    def chunks(self: Tagger, window: np.ndarray) -> list[np.ndarray]:
+        with lock:
+            counts["made"] += 1
+            counts["most"] = max(counts["most"], counts["made"] - counts["scored"])
+        return real_chunks(self, window)
+
+    def score_chunks(self: Tagger, chunks: list[np.ndarray]) -> np.ndarray:
+        time.sleep(0.002)
+        scores = real_score(self, chunks)
+        with lock:
+            counts["scored"] += len(chunks)
+        return scores
+
+    monkeypatch.setattr(Tagger, "chunks", chunks)
+    monkeypatch.setattr(Tagger, "score_chunks", score_chunks)
+    path = make_wav(tmp_path / "long.wav", 120)
+    (done,) = tag_files(tagger, find_files([str(path)]), num_cores=2)
+    assert done.error is None
+    assert counts["made"] == counts["scored"] == 120
+    assert counts["most"] <= 8
+
+
+def test_a_long_file_does_not_hold_up_those_behind_it(tagger: Tagger, tmp_path: Path) -> None:
+    files = [make_wav(tmp_path / f"{i}.wav", 1, seed=i) for i in range(9)]
+    others_done = threading.Event()
+    finished: list[str] = []
+
+    def before(item: Result) -> Result:
+        if item.path.endswith("0.wav"):
+            assert others_done.wait(timeout=60)
+        return item
+
+    def after(item: Result) -> Result:
+        finished.append(item.path)
+        if len(finished) == 8:
+            others_done.set()
+        return item
+
+    found = find_files(map(str, files))
+    done = list(tag_files(tagger, found, before=before, after=after, num_cores=2))
+    assert [item.path for item in done] == [item.path for item in found]
+    assert finished[-1] == str(files[0])
+
+
+def test_what_is_known_is_not_heard_and_errors_of_keeping_are_the_files(
+    tagger: Tagger, tmp_path: Path
+) -> None:
+    files = [make_wav(tmp_path / f"{i}.wav", 1) for i in range(3)]
+    files[0].unlink()
+    known = np.zeros(len(TAGS), np.float32)
+
+    def before(item: Result) -> Result:
+        return dataclasses.replace(item, scores=known) if item.path.endswith("0.wav") else item
+
+    def after(item: Result) -> Result:
+        if item.path.endswith("1.wav"):
+            raise PermissionError(13, "Permission denied")
+        if item.path.endswith("2.wav"):
+            raise ZeroDivisionError("ours")
+        return item
+
+    items = [Result(str(path)) for path in files]
+    done = list(tag_files(tagger, items, before=before, after=after))
+    assert done[0].scores is known
+    assert done[1].error == "permission denied"
+    assert done[2].error == "defect (ZeroDivisionError: ours); MSTAG_TRACEBACK=1 shows more"
+
+
+def test_more_audio_than_memory_is_an_error_of_that_file(
+    tagger: Tagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(batch, "load_audio", too_much)
-    assert "memory" in str(batch._read("a.wav", 8000))
+    monkeypatch.setattr(batch, "listen", too_much)
+    (done,) = tag_files(tagger, find_files([str(make_wav(tmp_path / "a.wav"))]))
+    assert "memory" in str(done.error)
 
 
-def test_the_newest_bundle_is_found(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="train one"):
-        newest_bundle(tmp_path)
-    for age, name in enumerate(("new", "old", "older")):
-        path = make_bundle(tmp_path / name / "best") / "tagger.json"
-        os.utime(path, (10_000 - age, 10_000 - age))
-    assert newest_bundle(tmp_path) == tmp_path / "new" / "best"
+def test_who_stops_early_waits_for_nothing_and_leaves_no_thread(
+    tagger: Tagger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "BLOCK_S", 2.0)
+    files = [make_wav(tmp_path / "first.wav"), make_wav(tmp_path / "long.wav", 600)]
+    files += [make_wav(tmp_path / f"{i}.wav") for i in range(50)]
+    heard: list[str] = []
+
+    def after(item: Result) -> Result:
+        heard.append(item.path)
+        return item
+
+    threads = torch.get_num_threads()
+    with closing(tag_files(tagger, find_files(map(str, files)), after=after, num_cores=2)) as some:
+        assert next(some).error is None
+    deadline = time.monotonic() + 20
+    while any(t.name.startswith(("read", "score")) for t in threading.enumerate()):
+        assert time.monotonic() < deadline, "a thread goes on"
+        time.sleep(0.01)
+    assert len(heard) < len(files)
+    assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize(
-    ("top", "threshold", "expected"),
-    [
-        (None, None, ["guitar", "slow", "rock"]),
-        (2, None, ["guitar", "slow"]),
-        (None, 0.0, ["guitar", "slow", "rock"]),
-        (None, 0.5, ["guitar", "slow"]),
-        (1, 0.5, ["guitar"]),
-        (None, "own", ["slow", "rock"]),
-        (1, "own", ["slow"]),
-        (None, 1.0, []),
-    ],
-)
-def test_which_tags_are_shown(top: int | None, threshold: object, expected: list[str]) -> None:
-    shown = results.chosen(SOME, top=top, threshold=threshold, own_thresholds=OWN)  # type: ignore[arg-type]
-    assert [tag for tag, _ in shown] == expected
+def test_the_readers_never_wait_for_ever(tagger: Tagger) -> None:
+    """A place that no scorer gives back: what an interruption can leave behind."""
+    work = batch._Work(tagger, None, None, None, 1)
+    for _ in range(2):
+        work._places.acquire()
+    ended: list[bool] = []
 
+    def read() -> None:
+        with pytest.raises(CancelledError):
+            work._submit([])
+        ended.append(True)
 
-def test_json_is_one_object_a_line() -> None:
-    good = json.loads(results.as_text(Result("a\nb\udce9.mp3", 61.23456), SOME[:1], "json"))
-    assert good == {
-        "path": "a\nb\udce9.mp3",
-        "duration_s": 61.235,
-        "tags": [{"tag": "guitar", "score": 0.9}],
-        "error": None,
-    }
-    text = results.as_text(Result("a.mp3", error="why"), [], "json")
-    assert text.count("\n") == 1
-    assert json.loads(text) == {"path": "a.mp3", "duration_s": None, "tags": [], "error": "why"}
-
-
-def test_csv_survives_commas_quotes_and_line_ends() -> None:
-    text = results.CSV_HEADER + results.as_text(Result('a,"b"\n.mp3', 1.0), SOME, "csv")
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert [row["tag"] for row in rows] == ["guitar", "slow", "rock"]
-    assert rows[0] == {"path": 'a,"b"\n.mp3', "tag": "guitar", "score": "0.900000"}
-    assert results.as_text(Result("a", error="why"), [], "csv") == ""
-
-
-def test_a_table_cannot_steer_the_terminal() -> None:
-    text = results.as_table(Result("a\x1b[2J\n.mp3", 61.0), [("gui\rtar", 0.5), (TAGS[1], 0.01)])
-    assert text == "a\\x1b[2J\\n.mp3  (1:01)\n  gui\\rtar  0.500  ==========\n  slow     0.010"
-    assert "no tag reaches" in results.as_table(Result("a", 1.0), [])
-    assert results.as_text(Result("a", error="why"), [], "table") == ""
+    thread = threading.Thread(target=read)
+    thread.start()
+    work.__exit__(KeyboardInterrupt, None, None)
+    thread.join(timeout=20)
+    assert ended
