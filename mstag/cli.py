@@ -139,15 +139,34 @@ def export(bundle: Path, to: str, out: Path) -> None:
 @cli.command()
 @MODEL
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--max-mb", type=click.IntRange(1), default=200, show_default=True, help="Largest upload."
+)
 @DEVICE
-def serve(model: Path | None, port: int, device: str) -> None:
-    """Tag music from a web page that only this machine can open."""
-    from mstag.tagging.serve import TagServer
+def serve(model: Path | None, port: int, host: str, max_mb: int, device: str) -> None:
+    """Listen to music and look at its tags on a web page of this machine.
 
-    with TagServer(_load_tagger(model, device), port) as server:
-        click.echo(f"{server.url}  (Ctrl-C ends it)")
+    Drop files on it, hear them, see their tags over time. Nothing is sent elsewhere, and without
+    --host only this machine can open it.
+    """
+    from mstag.models.bundle import find_bundle
+    from mstag.tagging import serve as served
+    from mstag.tagging.batch import newest_bundle
+
+    served.require_gradio()
+    model = find_bundle(model or newest_bundle(RUNS))
+    with served.listen_on(host, port) as server:
+        tagger = _load_tagger(model, device)
+        if not served.is_loopback(server):
+            click.echo(
+                f"mstag: note: {host} is not this machine alone: whoever reaches port "
+                f"{server.getsockname()[1]} can open the page and send files, without a password",
+                err=True,
+            )
+        click.echo(f"{served.address_of(server)}  (Ctrl-C ends it)")
         with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+            served.serve(tagger, str(model), server, max_mb)
 
 
 @cli.command()
