@@ -164,9 +164,15 @@ def serve(model: Path | None, port: int, host: str, max_mb: int, device: str) ->
                 f"{server.getsockname()[1]} can open the page and send files, without a password",
                 err=True,
             )
-        click.echo(f"{served.address_of(server)}  (Ctrl-C ends it)")
+        url = served.address_of(server)
         with contextlib.suppress(KeyboardInterrupt):
-            served.serve(tagger, str(model), server, max_mb)
+            served.serve(
+                tagger,
+                str(model),
+                server,
+                max_mb=max_mb,
+                on_ready=lambda: click.echo(f"{url}  (Ctrl-C ends it)"),
+            )
 
 
 @cli.command()

@@ -55,21 +55,33 @@ class Visit:
 class Desk:
     """Takes files in and hands cards out; see the top of this room.
 
+    Args:
+        tagger: who listens.
+        folder: where all uploads are; files elsewhere are neither read nor removed.
+
     Attributes:
         visits: per session of a browser, until it leaves.
         on_copy: told of each file that was written to be played.
     """
 
-    def __init__(self, tagger: Tagger) -> None:
+    def __init__(self, tagger: Tagger, folder: Path) -> None:
         self.visits: dict[str, Visit] = {}
         self.on_copy: Callable[[Path], object] = lambda path: None
         self._tagger = tagger
+        self._folder = folder.resolve()
         self._lock = threading.Lock()
         self._is_closed = False
         self._listener = ThreadPoolExecutor(1, thread_name_prefix="listener")
 
     def tag(self, session: str, uploads: Sequence[tuple[str, Path]]) -> Iterator[dict[str, Any]]:
-        """Takes (name, file) pairs in, and yields what the page shows until all are done."""
+        """Takes (name, file) pairs in, and yields what the page shows until all are done.
+
+        Raises:
+            ValueError: a file that is no upload, which only a forged request can name.
+        """
+        for _, path in uploads:
+            if not path.resolve().is_relative_to(self._folder):
+                raise ValueError("only files that were uploaded can be tagged")
         with self._lock:
             visit = self.visits.setdefault(session, Visit())
             for name, path in uploads:

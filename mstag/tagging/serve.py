@@ -16,6 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -82,7 +83,9 @@ def is_loopback(server: socket.socket) -> bool:
     return ipaddress.ip_address(server.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def serve(tagger: Tagger, model: str, server: socket.socket, max_mb: int) -> None:
+def serve(
+    tagger: Tagger, model: str, server: socket.socket, *, max_mb: int, on_ready: Callable[[], None]
+) -> None:
     """Runs the page until it is interrupted (Ctrl-C, SIGTERM); uploads are gone after that.
 
     Args:
@@ -90,9 +93,10 @@ def serve(tagger: Tagger, model: str, server: socket.socket, max_mb: int) -> Non
         model: what the page calls it.
         server: from :func:`listen_on`.
         max_mb: largest upload, in 10^6 bytes.
+        on_ready: called when the page can be opened; Gradio takes seconds to get there.
     """
     signal.signal(signal.SIGTERM, _end)
-    with _private_folder():
+    with _private_folder() as folder:
         # Before Gradio is imported: it would ask its makers for the newest version, and tell them.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -105,7 +109,7 @@ def serve(tagger: Tagger, model: str, server: socket.socket, max_mb: int) -> Non
         from mstag.tagging.desk import Desk
         from mstag.tagging.serve_page import page
 
-        desk = Desk(tagger)
+        desk = Desk(tagger, folder)
         bundle = tagger.bundle
         intro = show.about(
             model, len(bundle.tag_names), bundle.dataset, bundle.scores, max_mb=max_mb
@@ -135,6 +139,7 @@ def serve(tagger: Tagger, model: str, server: socket.socket, max_mb: int) -> Non
             access_log=False,  # whose music is tagged is nobody's business
             timeout_graceful_shutdown=2,  # a page holds a connection open for as long as it lives
         )
+        on_ready()
         try:
             uvicorn.Server(config).run(sockets=[server])
         finally:
@@ -179,13 +184,13 @@ async def _refuse(send: Send) -> None:
 
 
 @contextlib.contextmanager
-def _private_folder() -> Iterator[None]:
+def _private_folder() -> Iterator[Path]:
     """A folder for all uploads, whole or not, that nobody else reads and that goes in the end."""
     with tempfile.TemporaryDirectory(prefix="mstag-serve-", ignore_cleanup_errors=True) as folder:
         before = tempfile.tempdir
         tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
         try:
-            yield
+            yield Path(folder)
         finally:
             tempfile.tempdir = before
 

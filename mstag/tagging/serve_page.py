@@ -30,8 +30,11 @@ def page(desk: Desk, intro: str, max_mb: int) -> gr.Blocks:
     def tag(
         uploads: list[tuple[str, Path]], request: gr.Request
     ) -> Iterator[tuple[None, dict[str, Any]]]:
-        for shown in desk.tag(str(request.session_hash), uploads):
-            yield None, shown
+        try:
+            for shown in desk.tag(str(request.session_hash), uploads):
+                yield None, shown
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
     def clear(request: gr.Request) -> dict[str, Any]:
         return desk.clear(str(request.session_hash))
@@ -54,6 +57,10 @@ def page(desk: Desk, intro: str, max_mb: int) -> gr.Blocks:
         # Gradio's own hands on what its files are called, and not what the visitor calls them.
         # (It writes into the source folder of whoever makes a subclass.)
         drop.preprocess = _names_and_paths  # type: ignore[method-assign,assignment]
+        # In an app that is mounted, and not launched, Gradio 6 copies whatever file of this machine
+        # or address a forged request names to where it can be read. Here nothing is copied, and
+        # the desk takes uploads only.
+        drop.async_move_resource_to_block_cache = _in_place  # type: ignore[method-assign,assignment]
         cards = gr.HTML(
             {"summary": "", "cards": []},
             html_template='<div class="status" role="status"></div>'
@@ -68,7 +75,7 @@ def page(desk: Desk, intro: str, max_mb: int) -> gr.Blocks:
             tag,
             drop,
             [drop, cards],
-            api_name="tag",
+            api_visibility="private",
             show_progress="hidden",
             trigger_mode="multiple",
             concurrency_limit=MOST_AT_WORK,
@@ -80,6 +87,10 @@ def page(desk: Desk, intro: str, max_mb: int) -> gr.Blocks:
 
 
 def _names_and_paths(uploads: Any) -> list[tuple[str, Path]]:
-    """What Gradio has of an upload; that the files are uploads, it has checked before."""
+    """(name, file) of each upload."""
     found = [] if uploads is None else list(uploads)
     return [(file.orig_name or Path(file.path).name, Path(file.path)) for file in found]
+
+
+async def _in_place(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
