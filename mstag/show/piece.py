@@ -254,7 +254,7 @@ def _ticks(duration_s: float) -> list[float]:
         ticks = round_ticks(0, duration_s, 6)
         return [tick for tick in ticks if tick < 0.94 * duration_s and tick.is_integer()]
     step = next(
-        (s for s in (30, 60, 120, 300, 600, 900, 1800, 3600) if duration_s / s <= 6), 3600.0
+        (s for s in (30, 60, 120, 300, 600, 900, 1800, 3600) if duration_s / s <= 5), 3600.0
     )
     return [float(at) for at in np.arange(0, 0.94 * duration_s, step)]
 
