@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +114,13 @@ def test_only_uploads_are_taken(tagger: Tagger, tmp_path: Path) -> None:
 
 
 class Listener:
-    """Listens for as long as it is told to; notes whom it hears, and how many at once."""
+    """Listens until it is told to go on; notes whom it hears, and how many at once."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.heard: list[int] = []
         self.at_once = self.most_at_once = 0
         self.go_on = threading.Event()
         self.stopped = 0
-        monkeypatch.setattr(hearing, "hear", self)
 
     def __call__(
         self, tagger: Tagger, waveform: Waveform, progress: Callable[[float], None]
@@ -139,16 +139,32 @@ class Listener:
         return Heard(1.0, np.zeros(len(TAGS), np.float32), np.zeros((1, len(TAGS)), np.float32))
 
 
+@contextmanager
+def listening(listener: Listener, num_visitors: int) -> Iterator[ThreadPoolExecutor]:
+    """Visitors; in the end, however it comes, they get their answers."""
+    with ThreadPoolExecutor(num_visitors) as pool:
+        try:
+            yield pool
+        finally:
+            listener.go_on.set()
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Listener:
+    listener = Listener()
+    monkeypatch.setattr(hearing, "hear", listener)
+    return listener
+
+
 def test_one_piece_is_heard_at_a_time_and_visitors_take_turns(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, tmp_path: Path, listener: Listener
 ) -> None:
-    listener = Listener(monkeypatch)
     sizes = {"me": (1.0, 1.1, 1.2), "you": (2.0,)}
     files = {
         who: [(str(n), make_wav(tmp_path / f"{n}.wav", n)) for n in lengths]
         for who, lengths in sizes.items()
     }
-    with ThreadPoolExecutor(2) as pool:
+    with listening(listener, 2) as pool:
         mine = pool.submit(last, desk.tag("me", files["me"]))
         wait_for(lambda: listener.heard)
         yours = pool.submit(last, desk.tag("you", files["you"]))
@@ -166,10 +182,9 @@ def test_one_piece_is_heard_at_a_time_and_visitors_take_turns(
 
 @pytest.mark.parametrize("end", ["clear", "leave", "close"])
 def test_what_nobody_waits_for_is_given_up(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+    desk: Desk, tmp_path: Path, listener: Listener, end: str
 ) -> None:
-    listener = Listener(monkeypatch)
-    with ThreadPoolExecutor(1) as pool:
+    with listening(listener, 1) as pool:
         files = [(str(n), make_wav(tmp_path / f"{n}.wav")) for n in range(2)]
         future = pool.submit(last, desk.tag("me", files))
         wait_for(lambda: listener.heard)

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from click.testing import CliRunner
 from shared_data import REPOSITORY
 from tiny_tagger import TAGS, make_bundle, make_wav
 from webdriver import browser, in_a_driven_browser
 
+from mstag.cli import cli
 from mstag.show.piece import DEMO_LIMITS, LIMITS
 from mstag.tagging import serve
 from mstag.tagging.tagger import Tagger
@@ -299,6 +301,27 @@ def test_names_are_checked_on_loopback_only(is_local: bool, status: int) -> None
     scope = {"type": "http", "method": "GET", "headers": [(b"host", b"studio.example:80")]}
     asyncio.run(serve.guarded(app, is_local=is_local)(scope, receive, send))
     assert sent[0]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("host", "note"), [("127.0.0.1", ""), ("0.0.0.0", "0.0.0.0 is not this machine alone")]
+)
+def test_who_else_may_come_in_is_said(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, host: str, note: str
+) -> None:
+    """The page itself is left out here; Ctrl-C ends it as it is meant to end."""
+
+    def until_interrupted(*_: object, on_ready: Any, **__: object) -> None:
+        on_ready()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(serve, "serve", until_interrupted)
+    done = CliRunner().invoke(
+        cli, ["serve", "--host", host, "--port", "0", "--model", str(bundle), "--device", "cpu"]
+    )
+    assert done.exit_code == 0
+    assert done.stdout.startswith(f"http://{host}:") and "(Ctrl-C ends it)" in done.stdout
+    assert note in done.stderr and bool(note) == bool(done.stderr)
 
 
 def test_help_is_light() -> None:
