@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -137,11 +138,14 @@ def serve(
             guarded(app, is_local=is_loopback(server)),
             log_level="warning",
             access_log=False,  # whose music is tagged is nobody's business
-            timeout_graceful_shutdown=2,  # a page holds a connection open for as long as it lives
+            timeout_graceful_shutdown=1,  # a page holds a connection open for as long as it lives
         )
+        runner = uvicorn.Server(config)
+        # Pages that are still open are cut off in the end, of which uvicorn makes long errors.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not runner.should_exit)
         on_ready()
         try:
-            uvicorn.Server(config).run(sockets=[server])
+            runner.run(sockets=[server])
         finally:
             desk.close()
 

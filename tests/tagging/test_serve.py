@@ -112,9 +112,12 @@ def server(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         try:
             line = process.stdout.readline()
             assert line.endswith("/  (Ctrl-C ends it)\n"), process.stderr.read()
-            yield Server(line.split()[0], Tagger.load(bundle, "cpu"), temporary)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
+            server = Server(line.split()[0], Tagger.load(bundle, "cpu"), temporary)
+            yield server
+            with urllib.request.urlopen(f"{server.url}gradio_api/heartbeat/open") as page:
+                page.readline()
+                process.send_signal(signal.SIGINT)
+                assert process.wait(60) == 0
             assert process.stderr.read() == "", "nothing to say of a day like this"
             assert list(temporary.iterdir()) == [], "every upload is gone"
         finally:
