@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ import soundfile
 from click.testing import CliRunner
 from shared_data import REPOSITORY
 from tiny_tagger import TAGS, make_bundle, make_wav
-from webdriver import browser, in_a_driven_browser
+from webdriver import Browser, browser, in_a_driven_browser
 
 from mstag.cli import cli
 from mstag.show.piece import DEMO_LIMITS, LIMITS
@@ -186,6 +187,23 @@ def test_the_page_says_what_it_is(server: Server) -> None:
     assert '"analytics_enabled": true' not in server.ask("config")[1]
 
 
+def drop(window: Browser, selector: str, path: Path) -> None:
+    """Drops a file on an element."""
+    taken = window.run(
+        """
+        const bytes = Uint8Array.from(atob(arguments[2]), (c) => c.charCodeAt(0));
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([bytes], arguments[1]));
+        return !document.querySelector(arguments[0]).dispatchEvent(
+          new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        """,
+        selector,
+        path.name,
+        base64.b64encode(path.read_bytes()).decode(),
+    )
+    assert taken, "the browser itself would have opened the file"
+
+
 @in_a_driven_browser
 def test_a_person_listens_and_looks(server: Server, tmp_path: Path) -> None:
     """Drops files, sees bars, plays, seeks on the taggram, by mouse and by keyboard."""
@@ -212,8 +230,10 @@ def test_a_person_listens_and_looks(server: Server, tmp_path: Path) -> None:
         # The player moves the cursor; another drop does not disturb it.
         window.run(f"{player}.loop = true; return {player}.play()")
         window.wait("return parseFloat(document.querySelector('.cursor').style.left) > 1")
-        window.upload("#drop input[type=file]", late)
+        drop(window, "#drop button", late)
         window.wait("return document.querySelectorAll('.tagged').length == 2")
+        drop(window, "h1", late)  # beside the zone: else the browser would leave the page
+        window.wait("return document.querySelectorAll('.tagged').length == 3")
         assert window.run(f"return !{player}.paused && {player}.currentTime > 0")
 
         # The taggram moves the player.
