@@ -99,18 +99,9 @@ class Desk:
         """Forgets a visitor's pieces and removes their files; returns what the page shows then."""
         with self._lock:
             visit = self.visits.get(session, Visit())
-            gone = {path for piece in visit.pieces for path in piece.files}
+            gone = [path for piece in visit.pieces for path in piece.files]
             visit.pieces.clear()
-            # The same file, dropped by two visitors, is stored once.
-            held = {
-                path
-                for other in self.visits.values()
-                for piece in other.pieces
-                for path in piece.files
-            }
-        for path in gone - held:
-            with suppress(OSError):
-                path.unlink()
+        self._remove(gone)
         return shown(visit)
 
     def leave(self, session: str) -> None:
@@ -131,6 +122,16 @@ class Desk:
             if piece:
                 piece.is_taken = True
             return None if self._is_closed else piece
+
+    def _remove(self, paths: Sequence[Path]) -> None:
+        """Removes those that nobody holds: a file dropped by two visitors is stored once."""
+        with self._lock:
+            pieces = [piece for visit in self.visits.values() for piece in visit.pieces]
+            held = {path for piece in pieces for path in piece.files}
+        for path in paths:
+            if path not in held:
+                with suppress(OSError):
+                    path.unlink()
 
     def _is_wanted(self, session: str, piece: Piece) -> bool:
         visit = self.visits.get(session)
@@ -192,7 +193,12 @@ class Desk:
         if to_play != path:
             piece.files.append(to_play)
             self.on_copy(to_play)
-        heard = hearing.hear(tagger, waveform, progress)
+        try:
+            heard = hearing.hear(tagger, waveform, progress)
+        except hearing.Stopped:
+            # What was written, or could not be removed, while it was being heard.
+            self._remove(piece.files)
+            raise
         piece.result = Result(piece.name, duration_s=heard.duration_s)
         piece.line = results.as_json(piece.result, tagger.ranked(heard.scores))
         tagged = show.Tagged(

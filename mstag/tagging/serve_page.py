@@ -32,7 +32,7 @@ def page(desk: Desk, intro: str, max_mb: int) -> gr.Blocks:
     ) -> Iterator[tuple[None, dict[str, Any]]]:
         try:
             for shown in desk.tag(str(request.session_hash), uploads):
-                yield None, shown
+                yield None, shown  # the place to drop files is free again
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

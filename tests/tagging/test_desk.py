@@ -100,6 +100,23 @@ def test_files_go_with_the_list_unless_others_hold_them(desk: Desk, tmp_path: Pa
     desk.leave("nobody")
 
 
+def test_a_copy_that_comes_after_the_end_is_removed(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = hearing.read
+
+    def read_and_be_left(path: Path, rate_hz: int) -> tuple[Waveform, Path]:
+        found = read(path, rate_hz)
+        desk.clear("me")
+        return found
+
+    monkeypatch.setattr(hearing, "read", read_and_be_left)
+    soundfile.write(tmp_path / "a.aiff", music(8000), 8000)
+    assert last(desk.tag("me", [("a", tmp_path / "a.aiff")])) == {"summary": "", "cards": []}
+    desk.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_uploads_are_taken(tagger: Tagger, tmp_path: Path) -> None:
     private = make_wav(tmp_path / "private.wav")
     (tmp_path / "uploads").mkdir()
