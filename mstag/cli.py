@@ -12,7 +12,7 @@ from typing import NoReturn
 import click
 
 import mstag
-from mstag.cli_model import DEVICE, MODEL, load_tagger
+from mstag.cli_model import DEVICE, MODEL, RUNS, load_tagger
 from mstag.cli_tag import tag
 from mstag.console import importing, main_guard
 
@@ -69,15 +69,40 @@ def export(bundle: str, to: str, out: Path, **about: str) -> None:
 @cli.command()
 @MODEL
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--max-mb", type=click.IntRange(1), default=200, show_default=True, help="Largest upload."
+)
 @DEVICE
-def serve(model: Path | None, port: int, device: str) -> None:
-    """Tag music from a web page that only this machine can open."""
-    from mstag.tagging.serve import TagServer
+def serve(model: Path | None, port: int, host: str, max_mb: int, device: str) -> None:
+    """Listen to music and look at its tags on a web page of this machine.
 
-    with TagServer(load_tagger(model, device), port) as server:
-        click.echo(f"{server.url}  (Ctrl-C ends it)")
+    Drop files on it, hear them, see their tags over time. Nothing is sent elsewhere, and without
+    --host only this machine can open it.
+    """
+    from mstag.tagging import hub
+    from mstag.tagging import serve as served
+    from mstag.tagging.newest import newest_bundle
+
+    served.require_gradio()
+    model = hub.find_or_fetch(str(model or newest_bundle(RUNS)))
+    with served.listen_on(host, port) as server:
+        tagger = load_tagger(model, device)
+        if not served.is_loopback(server):
+            click.echo(
+                f"mstag: note: {host} is not this machine alone: whoever reaches port "
+                f"{server.getsockname()[1]} can open the page and send files, without a password",
+                err=True,
+            )
+        url = served.address_of(server)
         with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+            served.serve(
+                tagger,
+                str(model),
+                server,
+                max_mb=max_mb,
+                on_ready=lambda: click.echo(f"{url}  (Ctrl-C ends it)"),
+            )
 
 
 @cli.command()

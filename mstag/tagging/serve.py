@@ -1,150 +1,204 @@
-"""A page on this machine alone: upload a piece, see its tags. Nothing is kept."""
+"""`mstag serve`: a page to listen to music and look at its tags. Nothing leaves the machine.
+
+Gradio makes the page and takes the uploads in; uvicorn runs it. What is on the page is in
+serve_page.py, and who has dropped what is known at the desk (desk.py).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import ipaddress
+import logging
+import os
+import signal
+import socket
 import sys
-import threading
-from email.message import Message
-from email.parser import BytesParser
-from html import escape
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import tempfile
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from mstag.show import page
+from mstag.show import piece as show
 
 if TYPE_CHECKING:
     from mstag.tagging.tagger import Tagger
 
-MAX_BYTES = 100 * 2**20
-"""Largest upload: an hour of mp3, or ten minutes of WAV at CD quality."""
-TOP, TIMEOUT_S = 15, 30.0
-STYLE = page.STYLE + "table, meter { width: 100%; } th { font-weight: normal; }"
-FORM = """<form method="post" enctype="multipart/form-data">
-<label>A piece of music <input type="file" name="audio" accept="audio/*" required></label>
-<button>Tag it</button></form>"""
+LOCAL_NAMES = frozenset(["127.0.0.1", "localhost", "::1"])
+CONTENT_POLICY = (
+    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+"""The browser itself sees to it that the page asks nobody else. Gradio's page evaluates code."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class TagServer(ThreadingHTTPServer):
-    """Serves one tagger on the loopback interface; port 0 takes any that is free.
-
-    A port that cannot be had is a ValueError.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, tagger: Tagger, port: int, max_bytes: int = MAX_BYTES) -> None:
-        try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except OSError as error:
-            raise ValueError(
-                f"port {port} cannot be had ({error.strerror}): name another with --port, 0 for any"
-            ) from None
-        self.tagger = tagger
-        self.max_bytes = max_bytes
-        self.one_at_a_time = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        """Where the page is."""
-        return f"http://127.0.0.1:{self.server_port}/"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that left is no error; a defect keeps its traceback."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-
-def uploaded_file(content_type: str, body: bytes) -> tuple[str, bytes]:
-    """The name and the content of the first file of a form (multipart/form-data, RFC 7578).
+def require_gradio() -> None:
+    """Says what to install, before anything else takes its seconds.
 
     Raises:
-        ValueError: there is none in it.
+        ValueError: the package is not there.
     """
-    header = Message()
-    header["Content-Type"] = content_type
-    boundary = header.get_param("boundary")
-    if header.get_content_type() == "multipart/form-data" and isinstance(boundary, str):
-        # The library's own parser reads line by line, which for audio takes seconds.
-        for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode())[1:]:
-            head, _, content = part.partition(b"\r\n\r\n")
-            name = BytesParser().parsebytes(head.lstrip()).get_filename()
-            if name:
-                return name, content
-    raise ValueError("no file was chosen")
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError(
+            "the page needs the package gradio, which is not installed; install it with "
+            "`pip install -e '.[serve]'`"
+        )
 
 
-def html(result: str = "") -> bytes:
-    """The page; ``result`` is HTML."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>mstag</title><style>{STYLE}</style></head>\n"
-        f"<body><h1>Tag a piece of music</h1>\n{FORM}\n{result}</body></html>\n"
-    ).encode(errors="replace")
+def listen_on(host: str, port: int) -> socket.socket:
+    """A socket that browsers can connect to; port 0 takes any that is free.
+
+    Raises:
+        ValueError: no such address here, or the port is taken.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except socket.gaierror as error:
+        raise ValueError(
+            f"--host {host}: no such address ({error.strerror}); 127.0.0.1 is this machine alone"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"port {port} of {host} cannot be had ({os.strerror(error.errno or 0)}): name another "
+            "with --port, 0 for any that is free"
+        ) from None
 
 
-def bars(name: str, tags: list[tuple[str, float]]) -> str:
-    """The strongest tags as bars."""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(tag)}</th><td><meter value="{score:.4f}">{score:.2f}</meter>'
-        f"</td><td>{score:.3f}</td></tr>\n"
-        for tag, score in tags[:TOP]
-    )
-    return f"<h2>{escape(name)}</h2>\n<table>{rows}</table>"
+def address_of(server: socket.socket) -> str:
+    """Where the page is, for the browser's address line."""
+    host, port = server.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}/"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: TagServer
-    timeout = TIMEOUT_S
+def is_loopback(server: socket.socket) -> bool:
+    """Whether this machine alone can connect."""
+    return ipaddress.ip_address(server.getsockname()[0].partition("%")[0]).is_loopback
 
-    def do_GET(self) -> None:
-        if self._is_ours():
-            self._answer(HTTPStatus.OK if self.path == "/" else HTTPStatus.NOT_FOUND, "")
 
-    def do_POST(self) -> None:
-        if not self._is_ours():
-            return
-        length = self.headers.get("Content-Length", "")
-        if not (length.isdecimal() and len(length) < 16):
-            self._fail(HTTPStatus.LENGTH_REQUIRED, "the upload does not say how long it is")
-            return
-        if int(length) > self.server.max_bytes:
-            # Read to its end all the same: a browser shows no answer that interrupts it.
-            left = int(length)
-            while left and (block := self.rfile.read(min(left, 2**20))):
-                left -= len(block)
-            limit = f"{self.server.max_bytes / 2**20:.0f} MB"
-            self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"files above {limit} are not taken")
-            return
+def serve(
+    tagger: Tagger, model: str, server: socket.socket, *, max_mb: int, on_ready: Callable[[], None]
+) -> None:
+    """Runs the page until it is interrupted (Ctrl-C, SIGTERM); uploads are gone after that.
+
+    Args:
+        tagger: who listens.
+        model: what the page calls it.
+        server: from :func:`listen_on`.
+        max_mb: largest upload, in 10^6 bytes.
+        on_ready: called when the page can be opened; Gradio takes seconds to get there.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    with _private_folder() as folder:
+        # Before Gradio is imported: it would ask its makers for the newest version, and tell them.
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        # Gradio and its web framework age at different speeds; that is none of a user's business.
+        warnings.filterwarnings("ignore", category=Warning, module=r"gradio\b")
+        import uvicorn
+        from fastapi import FastAPI
+        from gradio import mount_gradio_app, themes
+
+        from mstag.tagging.desk import Desk
+        from mstag.tagging.serve_page import page
+
+        desk = Desk(tagger, folder)
+        bundle = tagger.bundle
+        intro = show.about(
+            model, len(bundle.tag_names), bundle.dataset, bundle.scores, max_mb=max_mb
+        )
+        blocks = page(desk, intro, max_mb)
+        # Gradio then serves the copies that browsers can play, and removes them, as uploads.
+        desk.on_copy = lambda path: blocks.upload_file_set.add(str(path))
+        app = mount_gradio_app(
+            FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+            blocks,
+            path="/",
+            footer_links=[],
+            max_file_size=max_mb * 10**6,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            # Fonts that every machine has, else the theme brings its own.
+            theme=themes.Base(
+                font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+            ),
+            css_paths=[show.STYLE_FILE],
+            head=f"<script>{show.SCRIPT_FILE.read_text(encoding='utf-8')}</script>",
+        )
+        config = uvicorn.Config(
+            guarded(app, is_local=is_loopback(server)),
+            log_level="warning",
+            access_log=False,  # whose music is tagged is nobody's business
+            timeout_graceful_shutdown=1,  # a page holds a connection open for as long as it lives
+        )
+        runner = uvicorn.Server(config)
+        # Pages that are still open are cut off in the end, of which uvicorn makes long errors.
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not runner.should_exit)
+        on_ready()
         try:
-            body = self.rfile.read(int(length))
-            name, content = uploaded_file(self.headers.get("Content-Type", ""), body)
-            with self.server.one_at_a_time:
-                tags = self.server.tagger.tag(content)
-        except ValueError as error:
-            self._fail(HTTPStatus.BAD_REQUEST, str(error))
-        else:
-            self._answer(HTTPStatus.OK, bars(name, tags))
+            runner.run(sockets=[server])
+        finally:
+            desk.close()
 
-    def _is_ours(self) -> bool:
-        """Refuses other host names, by which a foreign page could reach us (DNS rebinding)."""
-        if self.headers.get("Host", "").split(":")[0] in ("127.0.0.1", "localhost"):
-            return True
-        self._fail(HTTPStatus.FORBIDDEN, f"this page is at {self.server.url}")
-        return False
 
-    def _fail(self, status: HTTPStatus, why: str) -> None:
-        self._answer(status, f'<p role="alert">Not tagged: {escape(why)}.</p>')
+def guarded(app: App, *, is_local: bool) -> App:
+    """The app behind three checks that Gradio leaves to others.
 
-    def _answer(self, status: HTTPStatus, result: str) -> None:
-        content = html(result)
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-        self.end_headers()
-        self.wfile.write(content)
+    The browser is told to load nothing from elsewhere. A page of another site cannot send files
+    here. And where this machine alone may come in, none that only claims its name does (DNS
+    rebinding).
+    """
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Quiet: whose music is tagged is nobody's business."""
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
+        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        is_foreign = scope["method"] != "GET" and headers.get("sec-fetch-site") == "cross-site"
+        if is_foreign or (is_local and host not in LOCAL_NAMES):
+            await _refuse(send)
+            return
+
+        async def send_with_policy(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                policy = (b"content-security-policy", CONTENT_POLICY.encode())
+                message["headers"] = [*message.get("headers", []), policy]
+            await send(message)
+
+        await app(scope, receive, send_with_policy)
+
+    return checked
+
+
+async def _refuse(send: Send) -> None:
+    words = b"This page is for the machine it runs on: open it as 127.0.0.1 or localhost."
+    kind = [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 403, "headers": kind})
+    await send({"type": "http.response.body", "body": words})
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder for all uploads, whole or not, that nobody else reads and that goes in the end."""
+    with tempfile.TemporaryDirectory(prefix="mstag-serve-", ignore_cleanup_errors=True) as folder:
+        before = tempfile.tempdir
+        tempfile.tempdir = os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = before
+
+
+def _end(signal_number: int, frame: object) -> None:
+    """SIGTERM, once uvicorn has ended: with an exception, so that the uploads are removed."""
+    sys.exit(128 + signal_number)
