@@ -70,7 +70,7 @@ style: setup ## rewrite the code in the house style
 	$(BIN)/ruff format .
 
 bench: setup .venv-bench/.ready ## run the benchmarks -> bench/results (installs the peers: .venv-bench)
-	@for name in stream shards scale train; do $(BIN)/python bench/$$name.py $(ARGS) || exit 1; done
+	@for name in stream shards scale train tag export finetune; do $(BIN)/python bench/$$name.py $(ARGS) || exit 1; done
 
 # The peers live apart: one of them needs an older xxhash than ours.
 .venv-bench/.ready: pyproject.toml constraints.txt $(BIN)/.ready

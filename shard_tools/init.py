@@ -301,9 +301,9 @@ def _toml(value: object) -> str:
 def _comment(note: str) -> list[str]:
     """Wrapped lines of comment; what a file name may hold and TOML may not is replaced."""
     clean = "".join(c if c.isprintable() else "\ufffd" for c in note)
-    return textwrap.wrap(
-        clean, 96, initial_indent="# ", subsequent_indent="#   ", break_long_words=False
-    )
+    wrapper = textwrap.TextWrapper(96, initial_indent="# ", subsequent_indent="#   ")
+    wrapper.break_long_words = wrapper.break_on_hyphens = False  # paths and commands stay whole
+    return wrapper.wrap(clean)
 
 
 def _next_commands(folder: Path, out: Path, name: str) -> str:

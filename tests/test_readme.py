@@ -97,6 +97,17 @@ def test_files_and_configs_that_the_readme_names_exist() -> None:
         assert name == "mine.toml" or (REPOSITORY / "configs" / name).exists(), name
 
 
+def test_links_lead_somewhere() -> None:
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")]
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 5
+    assert [target for page, target in links if not (page.parent / target).exists()] == []
+
+
 def test_the_example_config_of_the_readme_is_a_config() -> None:
     (example,) = re.findall(r"^```toml\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     import tomllib
