@@ -224,22 +224,28 @@ def best_thresholds(labels: Array, scores: Array, mask: Array | None = None) -> 
 
     It lies half-way between the lowest score that is accepted and the highest that is not, so
     that rounding moves no clip across it; 0.5 where a tag has no positives or no negatives.
+    None below the tag's share of positives is considered, as a score below that says that the
+    tag is less likely here than anywhere: a handful of positives that the model hardly knows
+    would otherwise set thresholds near zero.
     """
     thresholds = np.full(labels.shape[1], 0.5)
     for i, ranking in enumerate(_rankings(labels, scores, mask)):
         if not ranking.defined:
             continue
+        share = len(ranking.positives) / len(ranking.order)
         # F1 rises only where positives are taken in: the ends of the kept groups suffice.
         hits = np.r_[ranking.first_positive[1:], len(ranking.positives)]
         f1 = 2 * hits / (ranking.group_end + len(ranking.positives))
-        end = ranking.group_end[np.argmax(f1)]
-        accepted = float(scores[ranking.order[end - 1], i])
-        if end == len(ranking.order):
-            thresholds[i] = accepted
+        accepted = scores[ranking.order[ranking.group_end - 1], i].astype(np.float64)
+        f1[accepted < share] = -1
+        best = int(np.argmax(f1))
+        thresholds[i] = share
+        if f1[best] < 0:
             continue
-        refused = float(scores[ranking.order[end], i])
-        half_way = refused + (accepted - refused) / 2
-        thresholds[i] = half_way if half_way > refused else accepted
+        lowest, end = float(accepted[best]), ranking.group_end[best]
+        refused = float(scores[ranking.order[end], i]) if end < len(ranking.order) else lowest
+        half_way = refused + (lowest - refused) / 2
+        thresholds[i] = max(share, half_way if half_way > refused else lowest)
     return thresholds
 
 
