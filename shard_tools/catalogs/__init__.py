@@ -55,8 +55,12 @@ def load_catalogue(config: DatasetConfig, data_dir: Path) -> Catalogue:
             adapter, or the split rule does not fit the dataset.
     """
     rows = read_rows(config, data_dir)
-    names = tags.renames(vocabulary(config))
+    wanted = vocabulary(config)
+    names = tags.renames(wanted)
     counts = tags.count_tags(rows.row_tags, rows.tag_order, names)[: config.num_tags]
+    if wanted == "table":
+        place = {tag: number for number, tag in enumerate(rows.tag_order)}
+        counts.sort(key=lambda count: place[count.tag])
     clips, rule = rows.clips, _rule(config, rows)
     if rule == "folders-clean":
         clips = _clean(rows)
@@ -137,7 +141,7 @@ def _rule(config: DatasetConfig, rows: Rows) -> str:
 
 
 def vocabulary(config: DatasetConfig) -> str:
-    """The vocabulary in force: "raw" or "merged"."""
+    """The vocabulary in force: "raw", "merged" or "table"."""
     if config.vocabulary != "auto":
         return config.vocabulary
     return "merged" if config.kind == "mtt" else "raw"
