@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shard_tools.demo.room import (
     FACTOR,
@@ -184,8 +183,9 @@ def _broadband(chain: Chain, num: int, rng: np.random.Generator) -> Wave:
 def _hum(chain: Chain, num: int, rng: np.random.Generator) -> Wave:
     """The mains and its harmonics, weaker the higher."""
     phase = (2 * np.pi * chain.hum_hz / SAMPLE_RATE_HZ) * np.arange(num)
-    parts = [np.sin(k * phase + rng.uniform(0, 2 * np.pi)) / k for k in (1, 2, 3, 5, 7)]
-    return np.sum(parts, axis=0, dtype=np.float32)
+    harmonics = [np.sin(k * phase + rng.uniform(0, 2 * np.pi)) / k for k in (1, 2, 3, 5, 7)]
+    hum: Wave = np.sum(harmonics, axis=0, dtype=np.float32)
+    return hum
 
 
 def _crowd(chain: Chain, num: int, rng: np.random.Generator) -> Wave:
@@ -196,11 +196,12 @@ def _crowd(chain: Chain, num: int, rng: np.random.Generator) -> Wave:
     swell = rng.gamma(2.0, 0.5, size=num_steps + 1)
     at = np.arange(num) * (num_steps / num)
     envelope = np.interp(at, np.arange(num_steps + 1), swell)
-    return noise * envelope.astype(np.float32)
+    noise *= envelope.astype(np.float32)
+    return noise
 
 
 def _coloured(noise: Wave, pole: float) -> Wave:
     from scipy.signal import lfilter
 
-    out: NDArray[np.float32] = lfilter([np.float32(1)], np.float32([1, -pole]), noise)
+    out: Wave = lfilter(np.ones(1, np.float32), np.array([1, -pole], np.float32), noise)
     return out

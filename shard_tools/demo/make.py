@@ -23,10 +23,10 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from mstag import files
+from shard_tools.demo.chain import NONE_DB, record_roughly
 from shard_tools.demo.piece import (
     CLIP_S,
     CLIPS_PER_TRACK,
@@ -36,7 +36,6 @@ from shard_tools.demo.piece import (
     compose,
     tags_of,
 )
-from shard_tools.demo.chain import NONE_DB, record_roughly
 from shard_tools.demo.recipe import RECIPES, SMALL, Recipe
 from shard_tools.demo.room import SAMPLE_RATE_HZ, Wave, level_db, record
 from shard_tools.demo.soundfonts import own

@@ -232,7 +232,8 @@ def drifted(times_s: Notes, chain: Chain, start: float) -> Notes:
     """
     cycle, phase = 2 * np.pi / chain.drift_s, 2 * np.pi * start
     swing = (np.cos(phase) - np.cos(cycle * times_s + phase)) * chain.drift / cycle
-    return np.maximum(times_s + swing, 0.0)
+    moved: Notes = np.maximum(times_s + swing, 0.0)
+    return moved
 
 
 def _drifted_part(part: Part, chain: Chain, start: float) -> Part:

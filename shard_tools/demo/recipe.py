@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -138,9 +137,3 @@ STRANGER = Recipe(
     is_foreign=True,
 )
 RECIPES = {recipe.name: recipe for recipe in (SMALL, LARGE, STRANGER)}
-
-
-@cache
-def every_program() -> tuple[int, ...]:
-    """The General-MIDI programs that the larger sets play."""
-    return tuple(sorted({patch.program for some in patches.EVERY.values() for patch in some}))

@@ -38,7 +38,9 @@ NOTES_A_SLOT = 4
 # Where Debian and its kin put them: package -> file. Both are MIT-licensed.
 PACKAGES: dict[str, Path] = {
     "fluid-soundfont-gm": Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
-    "musescore-general-soundfont-lossless": Path("/usr/share/sounds/sf2/MuseScore_General_Full.sf2"),
+    "musescore-general-soundfont-lossless": Path(
+        "/usr/share/sounds/sf2/MuseScore_General_Full.sf2"
+    ),
 }
 
 
@@ -105,9 +107,7 @@ def program_levels(path: Path) -> Mapping[int, float]:
     """
     import midirenderer
 
-    programs = {
-        patch.program: name for name in reversed(EVERY) for patch in EVERY[name]
-    }
+    programs = {patch.program: name for name in reversed([*EVERY]) for patch in EVERY[name]}
     order = sorted(programs)
     events: list[Event] = [(0, 1, bytes([CONTROL | DRUM_CHANNEL, VOLUME, 127]))]
     events.append((0, 1, bytes([CONTROL, VOLUME, 127])))

@@ -48,7 +48,9 @@ def render(piece: Piece, soundfont: Path | None = None) -> Wave:
 
     levels = soundfonts.program_levels(soundfont) if soundfont else PROGRAM_LEVEL_DB
     data = to_midi(piece, levels)
-    wave = waveform(midirenderer.render_wave_from(soundfonts.read(soundfont or soundfonts.own()), data))
+    wave = waveform(
+        midirenderer.render_wave_from(soundfonts.read(soundfont or soundfonts.own()), data)
+    )
     num = TRACK_S * SOURCE_HZ
     return np.pad(wave[:num], (0, max(0, num - len(wave))))
 
