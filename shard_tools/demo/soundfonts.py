@@ -35,12 +35,10 @@ DRUMS = -1
 TABLE_OFFSET_DB = -3.8
 SLOT_S = 2
 NOTES_A_SLOT = 4
-# Where Debian and its kin put them: package -> file. Both are MIT-licensed.
+# Debian's package (and its kin's) -> its file: Frank Wen's Fluid, MIT. One and no more, so that
+# the stranger set is the same wherever it is made; .sf3 files cannot be played.
 PACKAGES: dict[str, Path] = {
     "fluid-soundfont-gm": Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
-    "musescore-general-soundfont-lossless": Path(
-        "/usr/share/sounds/sf2/MuseScore_General_Full.sf2"
-    ),
 }
 
 
@@ -57,15 +55,13 @@ def find_strangers(named: Sequence[str]) -> tuple[Path, ...]:
     Raises:
         ValueError: there is none, or one cannot be used; says which packages have some.
     """
-    packages = " ".join(PACKAGES)
-    remedy = f"`apt install {next(iter(PACKAGES))}`, or name .sf2 files in dataset.soundfonts"
+    remedy = f"`apt install {' '.join(PACKAGES)}`, or name .sf2 files in dataset.soundfonts"
     if not named:
         found = tuple(path for path in PACKAGES.values() if path.is_file())
         if not found:
             raise ValueError(
-                "the stranger set needs a soundfont other than pretty_midi's, and none is in "
-                f"/usr/share/sounds/sf2 (packages that have one: {packages}); install it with "
-                f"{remedy}"
+                "the stranger set needs a soundfont other than pretty_midi's, and "
+                f"{', '.join(map(str, PACKAGES.values()))} is not there; {remedy}"
             )
         return found
     paths = tuple(map(Path, named))
