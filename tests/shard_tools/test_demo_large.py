@@ -191,6 +191,13 @@ def test_the_folders_are_the_split_and_both_sets_have_the_same_tags(
     assert names["demo-large"] == names["demo-stranger"] == list(piece.VOCABULARY)
 
 
+def test_a_missing_set_is_made_by_its_own_config(tmp_path: Path) -> None:
+    config = load_config(REPOSITORY / "configs" / "demo-large.toml")
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match=r"fetch --config configs/demo-large\.toml --to"):
+            load_catalogue(config.dataset, folder)
+
+
 # ------------------------------------------------------------------ playing and recording
 
 
