@@ -4,9 +4,10 @@
     python eval.py runs/demo --shards shards/demo --watch
     torchrun --standalone --nproc-per-node 4 eval.py runs/mtt --shards shards/mtt
 
-A run's best weights are scored into its folder (eval-SPLIT.json, scores-SPLIT.npz), a bundle
-elsewhere where --json says. --watch follows a training from another process, or over a shared
-folder from another machine: it scores each new checkpoint once on the validation split, notes
+A run's best weights are scored into its folder (eval-SPLIT.json, scores-SPLIT.npz; shards of
+another dataset with the same tags into eval-SPLIT-DATASET.json), a bundle elsewhere where --json
+says. --watch follows a training from another process, or over a shared folder from another
+machine: it scores each new checkpoint once on the validation split, notes
 it in RUN/watch.jsonl, and ends when the run is finished and its last checkpoint is scored.
 """
 
@@ -124,13 +125,16 @@ def score_best(
     report = score.full_report(report, store.manifest, bundle.digest)
     if ranks.is_first:
         if is_run:
-            score.write_eval(source, report, predictions)
+            label = score.label_of(split, store.manifest.dataset, str(bundle.dataset["name"]))
+            score.write_eval(source, report, predictions, label=label)
         show(report, json_path)
         if is_run:
             shown = lineage.run_settings(settings, store, checkpoint_digest=bundle.digest)
             evaluation = Evaluation(report, predictions, bundle.thresholds, bundle.model)
             epoch = bundle.scores.get("epoch", 0)
-            tracking.show_evaluation(source, shown, settings.wandb, store, evaluation, epoch=epoch)
+            tracking.show_evaluation(
+                *(source, shown, settings.wandb, store, evaluation), epoch=epoch, label=label
+            )
 
 
 def watch_run(

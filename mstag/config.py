@@ -20,7 +20,8 @@ from mstag import checks
 DATASET_KINDS = ("demo", "mtt", "mtg-jamendo", "msd", "openmic", "table", "folders", "shards")
 SUBSETS = ("top50tags", "genre", "instrument", "moodtheme", "all")
 SPLIT_RULES = ("auto", "folders", "folders-clean", "random", "artist", "given")
-VOCABULARIES = ("auto", "merged", "raw")
+VOCABULARIES = ("auto", "merged", "raw", "table")
+VARIANTS = ("small", "large", "stranger")
 RECIPES = ("log-mel", "unknown")
 LONG_CLIPS = ("windows", "centre")
 ON_BAD_CLIP = ("fail", "skip")
@@ -51,12 +52,18 @@ class DatasetConfig:
     split_sizes: tuple[float, float, float] = (0.75, 0.1, 0.15)
     """Shares of train, valid and test under the artist rule; they add up to 1."""
     vocabulary: str = "auto"
-    """Tags as they stand ("raw"), MagnaTagATune's synonym groups merged ("merged"), or auto:
-    merged for mtt, the literature's 50 for msd, else raw."""
+    """Tags as they stand ("raw"), MagnaTagATune's synonym groups merged ("merged"), as they
+    stand and in the order of the table, which two tables of the same columns share ("table"),
+    or auto: merged for mtt, the literature's 50 for msd, else raw."""
     num_tags: int = 50
     """How many tags at most: the most frequent ones of the whole table."""
     num_clips: int = 0
     """Size of a dataset that is made on the spot (kind "demo"); 0: its default."""
+    variant: str = "small"
+    """Which demo set: "small"; "large", a harder one with a test split of other patches and
+    scores; "stranger", a test split from another soundfont, to be scored and never trained on."""
+    soundfonts: tuple[str, ...] = ()
+    """.sf2 files that the stranger set is rendered with; empty: Debian's, where installed."""
     subset: str = "top50tags"
     """Which tags and tracks of mtg-jamendo: top50tags, genre, instrument, moodtheme, or all."""
     split_number: int = 0
@@ -71,6 +78,7 @@ class DatasetConfig:
         checks.at_least("dataset.num_tags", self.num_tags, 1)
         checks.one_of("dataset.subset", self.subset, SUBSETS)
         checks.at_least("dataset.num_clips", self.num_clips, 0)
+        checks.one_of("dataset.variant", self.variant, VARIANTS)
         checks.within("dataset.split_number", self.split_number, 0, 4)
         if not self.name or any(c in self.name for c in "/\\\n\0"):
             raise ValueError(

@@ -84,10 +84,15 @@ def fetch(
     if full and name != "mtg-jamendo":
         raise click.UsageError(f"--full: only mtg-jamendo comes in two qualities, not {name}")
     if name == "demo":
-        from shard_tools.catalogs.demo import DEFAULT_NUM_CLIPS, make_demo
+        from shard_tools.catalogs.demo import make_demo
 
         make_demo(
-            data_dir, num_clips=num_clips or DEFAULT_NUM_CLIPS, seed=seed, num_workers=workers
+            data_dir,
+            num_clips=num_clips,
+            seed=seed,
+            variant=dataset.variant,
+            soundfonts=dataset.soundfonts,
+            num_workers=workers,
         )
     elif name in ("mtt", "mtg-jamendo"):
         if name == "mtt":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,22 @@ def test_the_files_of_a_run_and_of_a_bundle(folder: Path, tmp_path: Path) -> Non
     invoke(folder, "run/best", "--split", "train", "--json", str(path))
     assert json.loads(path.read_text())["split"] == "train"
     assert sorted((folder / "run" / "best").iterdir()) == before, "a bundle is not written to"
+
+
+def test_the_scores_of_another_dataset_stand_beside_the_runs_own(
+    folder: Path, tmp_path: Path
+) -> None:
+    make_shards(tmp_path / "shards", {"test": [9]}, tiny_run.FEATURES, seed=5)
+    path = tmp_path / "shards" / "manifest.json"
+    own = json.loads(path.read_text())["dataset"]
+    path.write_text(path.read_text().replace(f'"{own}"', '"stranger"'))
+    shutil.copytree(folder / "run", tmp_path / "run")
+    before = (folder / "run" / "eval-test.json").read_bytes()
+    assert invoke(tmp_path, "run").exception is None
+    assert (tmp_path / "run" / "eval-test.json").read_bytes() == before
+    report = json.loads((tmp_path / "run" / "eval-test-stranger.json").read_text())
+    assert (report["split"], report["dataset"], report["clips"]) == ("test", "stranger", 9)
+    assert (tmp_path / "run" / "scores-test-stranger.npz").exists()
 
 
 def test_mistakes_are_one_clear_error(folder: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def renames(vocabulary: str) -> dict[str, str]:
     """Say which tags of a vocabulary bear another name than in the table.
 
     Args:
-        vocabulary: "raw" or "merged".
+        vocabulary: "raw" or "table" (the same names in another order), or "merged".
 
     Returns:
         Name in the table -> name in the vocabulary, for the names that change.
@@ -88,11 +88,11 @@ def renames(vocabulary: str) -> dict[str, str]:
     Raises:
         ValueError: the vocabulary is unknown.
     """
-    if vocabulary == "raw":
+    if vocabulary in ("raw", "table"):
         return {}
     if vocabulary == "merged":
         return {name: group[0] for group in SYNONYM_GROUPS for name in group[1:]}
-    raise ValueError(f'dataset.vocabulary = {vocabulary!r}: must be "raw" or "merged"')
+    raise ValueError(f'dataset.vocabulary = {vocabulary!r}: must be "raw", "table" or "merged"')
 
 
 def merge(tags: Iterable[str], names: Mapping[str, str]) -> frozenset[str]:

@@ -119,14 +119,18 @@ def check_each_once(
     )
 
 
-def write_eval(run: Path, report: dict[str, Any], predictions: Predictions) -> None:
-    """Writes ``eval-<split>.json`` and ``scores-<split>.npz`` (ids, scores, labels, mask).
+def write_eval(
+    run: Path, report: dict[str, Any], predictions: Predictions, *, label: str = ""
+) -> None:
+    """Writes ``eval-<label>.json`` and ``scores-<label>.npz`` (ids, scores, labels, mask).
 
     Args:
         run: the run folder.
         report: of :func:`full_report`.
         predictions: of :func:`score_split`.
+        label: see :func:`label_of`; empty: the split.
     """
+    label = label or report["split"]
     arrays: dict[str, Any] = {
         "ids": np.array(predictions.ids),
         "scores": predictions.scores,
@@ -136,8 +140,16 @@ def write_eval(run: Path, report: dict[str, Any], predictions: Predictions) -> N
         arrays["mask"] = predictions.mask
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    files.write_bytes(run / f"scores-{report['split']}.npz", buffer.getvalue())
-    write_report(run / f"eval-{report['split']}.json", report)
+    files.write_bytes(run / f"scores-{label}.npz", buffer.getvalue())
+    write_report(run / f"eval-{label}.json", report)
+
+
+def label_of(split: str, dataset: str, trained_on: str) -> str:
+    """Under which name a run keeps the scores of a split: another dataset's stand beside its own.
+
+    ``test`` of the dataset that the run was trained on, ``test-demo-stranger`` of another.
+    """
+    return split if dataset == trained_on else f"{split}-{dataset}"
 
 
 def full_report(

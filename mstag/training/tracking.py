@@ -189,6 +189,7 @@ def show_evaluation(
     evaluation: Evaluation,
     *,
     epoch: float,
+    label: str = "",
 ) -> None:
     """Shows the scores of a run's best bundle as a W&B run of their own, beside the training.
 
@@ -199,15 +200,16 @@ def show_evaluation(
         store: the shards that were scored.
         evaluation: their scores.
         epoch: after which the bundle was saved.
+        label: see ``score.label_of``; empty: the split.
     """
-    split, report = evaluation.split, evaluation.report
-    record = run / f"eval-{split}.json"
+    label, report = label or evaluation.split, evaluation.report
+    record = run / f"eval-{label}.json"
     shown = WandbRun(run, config, settings, job="eval", record=record, past=[])
     if not shown.is_alive:
         return
     name = run.absolute().name
     shown.use(lambda: [lineage.shards_artifact(store), lineage.bundle_artifact(run / "best", name)])
-    line = {f"{split}/{key}": report[key] for key in ("roc_auc", "pr_auc", "loss")}
+    line = {f"{label}/{key}": report[key] for key in ("roc_auc", "pr_auc", "loss")}
     media = guarded(lambda: wandb_media.tag_table(evaluation, None), "table of tags") or {}
     made = guarded(lambda: wandb_media.all_media(evaluation, store, config.audio_dir), "clips")
     shown.log({"epoch": epoch} | line, media | (made or {}))

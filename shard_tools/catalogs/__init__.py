@@ -17,7 +17,7 @@ from shard_tools.catalogs import folders, msd, mtg_jamendo, mtt, openmic, table
 from shard_tools.catalogs.rows import Rows
 
 ADAPTERS: dict[str, Callable[[DatasetConfig, Path], Rows]] = {
-    "demo": lambda config, data_dir: mtt.read(data_dir, name="demo"),
+    "demo": lambda config, data_dir: mtt.read(data_dir, name=_fetched_as(config)),
     "mtt": lambda config, data_dir: mtt.read(data_dir),
     "mtg-jamendo": lambda config, data_dir: mtg_jamendo.read(
         data_dir, config.subset, config.split_number, takes_splits=_takes_splits(config)
@@ -55,8 +55,12 @@ def load_catalogue(config: DatasetConfig, data_dir: Path) -> Catalogue:
             adapter, or the split rule does not fit the dataset.
     """
     rows = read_rows(config, data_dir)
-    names = tags.renames(vocabulary(config))
+    wanted = vocabulary(config)
+    names = tags.renames(wanted)
     counts = tags.count_tags(rows.row_tags, rows.tag_order, names)[: config.num_tags]
+    if wanted == "table":
+        place = {tag: number for number, tag in enumerate(rows.tag_order)}
+        counts.sort(key=lambda count: place[count.tag])
     clips, rule = rows.clips, _rule(config, rows)
     if rule == "folders-clean":
         clips = _clean(rows)
@@ -103,7 +107,7 @@ def read_rows(config: DatasetConfig, data_dir: Path) -> Rows:
             f"packed; use one of {', '.join(sorted(ADAPTERS))}"
         )
     if not data_dir.is_dir():
-        raise ValueError(f"{data_dir}: there is no such folder; {_remedy(config.kind, data_dir)}")
+        raise ValueError(f"{data_dir}: there is no such folder; {_remedy(config, data_dir)}")
     return ADAPTERS[config.kind](config, data_dir)
 
 
@@ -137,7 +141,7 @@ def _rule(config: DatasetConfig, rows: Rows) -> str:
 
 
 def vocabulary(config: DatasetConfig) -> str:
-    """The vocabulary in force: "raw" or "merged"."""
+    """The vocabulary in force: "raw", "merged" or "table"."""
     if config.vocabulary != "auto":
         return config.vocabulary
     return "merged" if config.kind == "mtt" else "raw"
@@ -186,8 +190,16 @@ def _assign(
     return splits.carve_valid(clips, tag_names, seed=seed, sizes=sizes), words
 
 
-def _remedy(kind: str, data_dir: Path) -> str:
+def _fetched_as(config: DatasetConfig) -> str:
+    """What `shard-tools fetch` calls a dataset: its kind, or the config of a demo variant."""
+    if config.kind == "demo" and config.variant != "small":
+        return f"--config configs/{config.name}.toml"
+    return config.kind
+
+
+def _remedy(config: DatasetConfig, data_dir: Path) -> str:
     """What to do about a missing data folder."""
-    if kind in ("demo", "mtt", "mtg-jamendo"):
-        return f"make it with `shard-tools fetch {kind} --to {data_dir}`, or correct --data"
+    if config.kind in ("demo", "mtt", "mtg-jamendo"):
+        command = f"shard-tools fetch {_fetched_as(config)} --to {data_dir}"
+        return f"make it with `{command}`, or correct --data"
     return "correct --data: it is the folder that holds your audio"

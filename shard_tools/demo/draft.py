@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from shard_tools.demo import material
 from shard_tools.demo.notes import Notes, end_of, onset_rate, to_notes
-from shard_tools.demo.scores import Score, pick_score
+from shard_tools.demo.scores import COLLECTIONS, Score, pick_score, score_files
 
 T = TypeVar("T")
 
@@ -55,6 +56,10 @@ class Draft:
     may_pause: bool = False
 
 
+def _whole_collection(collection: str) -> tuple[Path, ...]:
+    return score_files(collection, COLLECTIONS[collection])
+
+
 @dataclass(frozen=True, slots=True)
 class Brief:
     """What a style may use to write one piece.
@@ -67,6 +72,7 @@ class Brief:
         piece_index: the piece's number among those of the style, from 0.
         pace: slow, medium or fast.
         length_s: how long the piece must last.
+        files: collection -> the scores of it that may be played.
     """
 
     rng: np.random.Generator
@@ -76,6 +82,7 @@ class Brief:
     piece_index: int
     pace: str
     length_s: float
+    files: Callable[[str], tuple[Path, ...]] = _whole_collection
 
     def rotate(self, options: Sequence[T]) -> T:
         """One option per artist, in turn, so that all are used equally often."""
@@ -87,7 +94,7 @@ class Brief:
 
     def score(self, collection: str) -> Score:
         """The next score of a collection."""
-        return pick_score(collection, self.piece_index, self.seed, self.style)
+        return pick_score(self.files(collection), self.piece_index, self.seed, self.style)
 
     def bpm(self) -> float:
         """A tempo for a procedural piece."""

@@ -7,6 +7,7 @@ of a track whose mp3 files are all there. The tables come last; then the records
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -22,17 +23,25 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from mstag import files
-from shard_tools.demo.piece import CLIP_S, CLIPS_PER_TRACK, VOCABULARY, compose, tags_of
+from shard_tools.demo.chain import NONE_DB, record_roughly
+from shard_tools.demo.piece import (
+    CLIP_S,
+    CLIPS_PER_TRACK,
+    VOCABULARY,
+    Piece,
+    artist_of_track,
+    compose,
+    tags_of,
+)
+from shard_tools.demo.recipe import RECIPES, SMALL, Recipe
 from shard_tools.demo.room import SAMPLE_RATE_HZ, Wave, level_db, record
+from shard_tools.demo.soundfonts import own
 from shard_tools.demo.synth import render
 from shard_tools.demo.tables import ClipRow, annotations_table, info_table
 
-# Raise it whenever the same request gives other clips than before.
-GENERATOR_VERSION = 1
 PACKAGES = ("music21", "pretty_midi", "midirenderer", "lameenc")
 ANNOTATIONS, INFO, REQUEST, RECORDS = (
     *("annotations_final.csv", "clip_info_final.csv", "demo.json", "tracks"),
@@ -43,11 +52,33 @@ LAME_QUALITY = 7  # the fastest setting; at this bit rate slower ones sound no b
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What makes one demo dataset different from another."""
+    """What makes one demo dataset different from another.
+
+    Attributes:
+        seed: other music.
+        num_clips: how many clips.
+        recipe: name of the kind of set.
+        soundfonts: of a set that is not rendered with pretty_midi's own.
+    """
 
     seed: int
     num_clips: int
-    generator_version: int = GENERATOR_VERSION
+    recipe: str = SMALL.name
+    soundfonts: tuple[Path, ...] = ()
+
+    @property
+    def kind(self) -> Recipe:
+        """The recipe itself."""
+        return RECIPES[self.recipe]
+
+    def stored(self) -> dict[str, int | str]:
+        """What REQUEST says of it, and what must be the same for a folder to be gone on with."""
+        told: dict[str, int | str] = {
+            "seed": self.seed,
+            "num_clips": self.num_clips,
+            "generator_version": self.kind.version,
+        }
+        return told if self.kind is SMALL else told | {"variant": self.recipe}
 
 
 def check_packages() -> None:
@@ -72,7 +103,8 @@ def is_complete(data_dir: Path, request: Request) -> bool:
         raise ValueError(f"{data_dir}: not a folder; the demo dataset needs one, choose another")
     try:
         found = json.loads((data_dir / REQUEST).read_text(encoding="utf-8"))
-        found = {key: found[key] for key in asdict(request)}
+        variant = found.get("variant", SMALL.name)
+        found = {key: found[key] for key in request.stored() if key != "variant"}
     except FileNotFoundError:
         if any(data_dir.iterdir()):
             raise ValueError(
@@ -80,11 +112,16 @@ def is_complete(data_dir: Path, request: Request) -> bool:
                 "and will not write among them; choose an empty folder or move these away"
             ) from None
         return False
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{data_dir / REQUEST}: cannot be read ({error}); remove {data_dir} and run this again"
         ) from None
-    wanted = asdict(request)
+    if variant != request.recipe:
+        raise ValueError(
+            f"{data_dir}: holds the demo dataset of variant {variant!r}, not {request.recipe!r}; "
+            f'choose another folder, or set dataset.variant = "{variant}" to use what is there'
+        )
+    wanted = {key: value for key, value in request.stored().items() if key != "variant"}
     if found != wanted:
         differences = [f"{k} {found[k]}, not {v}" for k, v in wanted.items() if found[k] != v]
         raise ValueError(
@@ -108,9 +145,10 @@ def make(data_dir: Path, request: Request, num_workers: int, progress: bool) -> 
     """
     (data_dir / RECORDS).mkdir(parents=True, exist_ok=True)
     if not (data_dir / REQUEST).exists():
-        versions = {name: importlib.metadata.version(name) for name in (*PACKAGES, "numpy")}
-        text = json.dumps(asdict(request) | {"made_with": versions}, indent=2)
+        text = json.dumps(request.stored() | {"made_with": _made_with(request)}, indent=2)
         files.write_text(data_dir / REQUEST, text)
+    elif request.soundfonts:
+        _check_soundfonts(data_dir, request)
     num_tracks = -(-request.num_clips // CLIPS_PER_TRACK)
     missing = [track for track in range(num_tracks) if not _is_made(data_dir, request, track)]
     with tqdm(
@@ -136,9 +174,8 @@ def make(data_dir: Path, request: Request, num_workers: int, progress: bool) -> 
 
 def make_track(data_dir: Path, request: Request, track: int) -> None:
     """Makes the clips of one track, then its record. The same bytes wherever it runs."""
-    piece = compose(request.seed, track)
-    rng = np.random.default_rng([request.seed, 3, track])
-    wave = record(render(piece), piece.artist.room, piece.level_db, rng)
+    piece, wave = _recorded(request, track)
+    bit_rate_kbps = piece.artist.chain.bit_rate_kbps if piece.artist.chain else BIT_RATE_KBPS
     rows = []
     for window in range(_num_windows(request, track)):
         start_s = window * CLIP_S
@@ -153,23 +190,87 @@ def make_track(data_dir: Path, request: Request, track: int) -> None:
             start_s=start_s,
             end_s=start_s + CLIP_S,
             tags=tuple(sorted(tags)),
+            split=piece.artist.split,
         )
-        files.write_bytes(data_dir / row.mp3_path, encode_mp3(clip))
+        files.write_bytes(data_dir / row.mp3_path, encode_mp3(clip, bit_rate_kbps))
         rows.append(row)
     files.write_text(_record_path(data_dir, track), json.dumps([asdict(row) for row in rows]))
 
 
-def encode_mp3(wave: Wave) -> bytes:
-    """Mono sound at SAMPLE_RATE_HZ -> a constant-bit-rate mp3, 116 kB for a clip."""
+def _recorded(request: Request, track: int) -> tuple[Piece, Wave]:
+    """A track and the sound of it, at SAMPLE_RATE_HZ."""
+    recipe = request.kind
+    piece = _composed(request, track)
+    rng = recipe.rng(request.seed, 3, track)
+    chain = piece.artist.chain
+    if chain is None:
+        wave = record(render(piece), piece.artist.room, piece.level_db, rng)
+        return piece, wave
+    other = None
+    if chain.other_db > NONE_DB:
+        other = _rendered(_composed(request, _next_door(request, track)), request)
+    wave = record_roughly(_rendered(piece, request), other, chain, piece.level_db, rng)
+    return piece, wave
+
+
+def _composed(request: Request, track: int) -> Piece:
+    return compose(request.seed, track, request.kind, max(1, len(request.soundfonts)))
+
+
+def _rendered(piece: Piece, request: Request) -> Wave:
+    """A piece of a larger set, on a soundfont whose loudness is measured."""
+    fonts = request.soundfonts or (own(),)
+    return render(piece, fonts[piece.artist.soundfont])
+
+
+def _next_door(request: Request, track: int) -> int:
+    """The next track of another artist of the same split: its music may be heard in this one."""
+    recipe, seed = request.kind, request.seed
+    artist, _ = artist_of_track(track, recipe)
+    split = recipe.split_of(seed, artist)
+    other = track + 1
+    while True:
+        heard, _ = artist_of_track(other, recipe)
+        if heard != artist and recipe.split_of(seed, heard) == split:
+            return other
+        other += 1
+
+
+def encode_mp3(wave: Wave, bit_rate_kbps: int = BIT_RATE_KBPS) -> bytes:
+    """Mono sound at SAMPLE_RATE_HZ -> a constant-bit-rate mp3, 116 kB for a clip of 32 kbit/s."""
     import lameenc
 
     encoder = lameenc.Encoder()
-    encoder.set_bit_rate(BIT_RATE_KBPS)
+    encoder.set_bit_rate(bit_rate_kbps)
     encoder.set_in_sample_rate(SAMPLE_RATE_HZ)
     encoder.set_channels(1)
     encoder.set_quality(LAME_QUALITY)
     encoder.silence()
     return bytes(encoder.encode((wave * 32767).astype("<i2").tobytes()) + encoder.flush())
+
+
+def _made_with(request: Request) -> dict[str, str]:
+    """Versions of the packages, and checksums of the user's soundfonts."""
+    versions = {name: importlib.metadata.version(name) for name in (*PACKAGES, "numpy")}
+    return versions | {path.name: _sha256(path) for path in request.soundfonts}
+
+
+def _check_soundfonts(data_dir: Path, request: Request) -> None:
+    """Raises ValueError when a set was begun with other soundfonts than these."""
+    made_with = json.loads((data_dir / REQUEST).read_text(encoding="utf-8"))["made_with"]
+    begun = {name: digest for name, digest in made_with.items() if name not in {*PACKAGES, "numpy"}}
+    given = {path.name: _sha256(path) for path in request.soundfonts}
+    if begun != given:
+        raise ValueError(
+            f"{data_dir}: was begun with the soundfonts {', '.join(begun)}, which are not "
+            f"{', '.join(given)} as found now, so the set would be of two kinds; name those in "
+            "dataset.soundfonts, or remove the folder to make it anew"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make_tracks(

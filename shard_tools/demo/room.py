@@ -73,20 +73,33 @@ def record(wave: Wave, room: Room, target_db: float, rng: np.random.Generator) -
     Returns:
         Mono at SAMPLE_RATE_HZ, shape (num_samples // FACTOR,), within -PEAK to PEAK.
     """
-    import scipy.fft
-
     num_out = len(wave) // FACTOR
-    size = fast_length(num_out + int(room.decay_s * SAMPLE_RATE_HZ))
-    # The bins above 8 kHz are dropped: that is the resampling. scipy's transform of this
-    # length takes half of NumPy's time.
-    spectrum = scipy.fft.rfft(wave, size * FACTOR)[: size // 2 + 1]
-    spectrum *= _response(room, size) / np.float32(FACTOR)
-    out: Wave = scipy.fft.irfft(spectrum, size)[:num_out]
+    out = to_wave(*spectrum_in_room(wave, room), num_out)
     out *= np.float32(10 ** ((target_db - level_db(out)) / 20))
-    out = _limited(out)
+    out = limited(out)
     hiss = rng.standard_normal(num_out, dtype=np.float32)
     out += hiss * np.float32(10 ** (room.hiss_db / 20))
     return np.clip(out, -PEAK, PEAK, out=out)
+
+
+def spectrum_in_room(wave: Wave, room: Room) -> tuple[NDArray[np.complex64], int]:
+    """Spectrum at SAMPLE_RATE_HZ of a track at SOURCE_HZ in a room, and its transform's length."""
+    import scipy.fft
+
+    size = fast_length(len(wave) // FACTOR + int(room.decay_s * SAMPLE_RATE_HZ))
+    # The bins above 8 kHz are dropped: that is the resampling. scipy's transform of this
+    # length takes half of NumPy's time.
+    spectrum: NDArray[np.complex64] = scipy.fft.rfft(wave, size * FACTOR)[: size // 2 + 1]
+    spectrum *= _response(room, size) / np.float32(FACTOR)
+    return spectrum, size
+
+
+def to_wave(spectrum: NDArray[np.complex64], size: int, num_samples: int) -> Wave:
+    """The way back: the first samples of a spectrum's wave."""
+    import scipy.fft
+
+    wave: Wave = scipy.fft.irfft(spectrum, size)[:num_samples]
+    return wave
 
 
 def fast_length(at_least: int) -> int:
@@ -95,7 +108,7 @@ def fast_length(at_least: int) -> int:
     return int(min(odd << max(1, math.ceil(math.log2(at_least / odd))) for odd in odds))
 
 
-def _limited(wave: Wave) -> Wave:
+def limited(wave: Wave) -> Wave:
     """Rounds peaks off above LIMIT_FROM, so that nothing is cut square."""
     size = np.abs(wave)
     over = size > LIMIT_FROM
@@ -108,7 +121,7 @@ def _limited(wave: Wave) -> Wave:
 
 def _response(room: Room, size: int) -> NDArray[np.complex64]:
     """Spectrum of room and equaliser, shape (size // 2 + 1,)."""
-    octaves = _octaves_from_1khz(size)
+    octaves = octaves_from_1khz(size)
     gain_db = room.tilt_db * octaves
     distance = octaves - np.float32(np.log2(room.bump_hz / 1000))
     gain_db += room.bump_db * np.exp(-0.5 * np.square(distance))
@@ -119,7 +132,8 @@ def _response(room: Room, size: int) -> NDArray[np.complex64]:
 
 
 @lru_cache(maxsize=2)
-def _octaves_from_1khz(size: int) -> Wave:
+def octaves_from_1khz(size: int) -> Wave:
+    """Where each bin of a spectrum lies, shape (size // 2 + 1,)."""
     # Flat below 50 Hz: a tilt must not blow up the rumble there.
     hz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ)
     return np.asarray(np.log2(np.maximum(hz, 50) / 1000), dtype=np.float32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,8 @@ from shard_tools.demo.notes import Notes, end_of, to_notes
 
 # What is read of the corpus: (folder, ending, largest file in bytes). Larger files
 # take more than a second to parse (a Beethoven quartet: 15 s), so they are left out.
-COLLECTIONS: dict[str, tuple[tuple[str, str, int], ...]] = {
+Sources = tuple[tuple[str, str, int], ...]
+COLLECTIONS: Mapping[str, Sources] = {
     "chorale": (("bach", ".mxl", 12_000),),
     "quartet": (
         ("haydn", ".mxl", 16_000),
@@ -42,6 +44,29 @@ COLLECTIONS: dict[str, tuple[tuple[str, str, int], ...]] = {
         ("chopin", ".krn", 18_000),
     ),
 }
+# The larger sets have use for more quartets and piano music, and the patience for longer ones.
+# No file is in two collections: a score is on one shelf only.
+LARGE_COLLECTIONS: Mapping[str, Sources] = {
+    **COLLECTIONS,
+    "quartet": (
+        ("haydn", ".mxl", 31_000),
+        ("mozart/k80", ".mxl", 16_000),
+        ("mozart/k155", ".mxl", 19_000),
+        ("mozart/k156", ".mxl", 16_000),
+        ("mozart/k458", ".mxl", 38_000),
+        ("schumann_robert/opus41no1", ".mxl", 45_000),
+        ("beethoven/opus18no1", ".mxl", 41_000),
+        ("beethoven/opus59no2", ".mxl", 45_000),
+    ),
+    "piano": (
+        *COLLECTIONS["piano"],
+        ("cpebach", ".mxl", 40_000),
+        ("handel", ".mxl", 8_000),
+        ("verdi", ".mxl", 8_000),
+    ),
+}
+# The shelves of the larger sets, in shares of each collection.
+SHELVES = {"train": 0.55, "valid": 0.1, "test": 0.2, "stranger": 0.15}
 MIN_NOTES_PER_PART = 12
 MIN_BEATS = 16.0
 MAX_PARTS = 5
@@ -73,12 +98,12 @@ def _corpus_dir() -> Path:
 
 
 @cache
-def score_files(collection: str) -> tuple[Path, ...]:
+def score_files(collection: str, sources: Sources) -> tuple[Path, ...]:
     """The files of a collection, sorted, so that the order is the same everywhere."""
     root = _corpus_dir()
     files = [
         path
-        for folder, ending, max_bytes in COLLECTIONS[collection]
+        for folder, ending, max_bytes in sources
         for path in sorted((root / folder).rglob(f"*{ending}"))
         if path.stat().st_size <= max_bytes
     ]
@@ -86,19 +111,34 @@ def score_files(collection: str) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def pick_score(collection: str, number: int, seed: int, style: str) -> Score:
-    """The ``number``-th score of a collection, in an order of the style's own.
+@cache
+def shelf(collection: str, files: tuple[Path, ...], name: str) -> tuple[Path, ...]:
+    """The part of a collection that one of SHELVES holds, at least one file.
+
+    Which file stands where is drawn once and for all, not per seed: what another set was
+    trained on stays on its own shelf.
+    """
+    order = np.random.default_rng([*collection.encode()]).permutation(len(files))
+    ends = np.cumsum([max(1, round(share * len(files))) for share in SHELVES.values()][1:])
+    # Train comes last and takes what the others leave.
+    cuts = dict(zip([*SHELVES][1:], zip([0, *ends[:-1]], ends, strict=True), strict=True))
+    start, end = cuts.get(name, (ends[-1], len(files)))
+    assert name in SHELVES and start < end, (collection, name, len(files))
+    return tuple(files[i] for i in sorted(order[start:end].tolist()))
+
+
+def pick_score(files: Sequence[Path], number: int, seed: int, style: str) -> Score:
+    """The ``number``-th score of some files, in an order of the style's own.
 
     Files that cannot be parsed or are too short are passed over. Within a style no score
     comes twice before every other one has come (but for stand-ins for a bad one).
     """
-    files = score_files(collection)
     order = np.random.default_rng([seed, *style.encode()]).permutation(len(files))
     for attempt in range(len(files)):
         score = read_score(files[order[(number + attempt) % len(files)]])
         if score is not None:
             return score
-    raise AssertionError(f"no usable score in {collection!r}")
+    raise AssertionError(f"no usable score among {len(files)} files such as {files[0]}")
 
 
 def read_score(path: Path) -> Score | None:

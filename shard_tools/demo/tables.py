@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+FOLDERS = {"": "0123456789abcdef", "train": "0123456789ab", "valid": "c", "test": "def"}
 INFO_COLUMNS = (
     *("clip_id", "track_number", "title", "artist", "album", "url"),
     *("segmentStart", "segmentEnd", "original_url", "mp3_path"),
@@ -26,6 +27,7 @@ class ClipRow:
         start_s: where the clip begins in the track.
         end_s: where it ends.
         tags: what is true of it.
+        split: the split that its folder stands for; "" for any of the 16.
     """
 
     clip_id: int
@@ -36,11 +38,16 @@ class ClipRow:
     start_s: int
     end_s: int
     tags: tuple[str, ...]
+    split: str = ""
 
     @property
     def mp3_path(self) -> str:
-        """``f/artist-album-NN-title-START-END.mp3``; an album's clips share one of 16 folders."""
-        folder = f"{zlib.crc32(self.album.encode()) % 16:x}"
+        """``f/artist-album-NN-title-START-END.mp3``; an album's clips share one of 16 folders.
+
+        Where the set deals splits, they are MagnaTagATune's own: 0-b train, c valid, d-f test.
+        """
+        folders = FOLDERS[self.split]
+        folder = folders[zlib.crc32(self.album.encode()) % len(folders)]
         parts = (
             *(slug(self.artist), slug(self.album), f"{self.track_number:02d}", slug(self.title)),
             *(str(self.start_s), str(self.end_s)),

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shard_tools.catalogs.demo import make_demo
-from shard_tools.demo import make, material, notes, piece, room, synth, tables
+from shard_tools.demo import make, material, midi, notes, piece, room, synth, tables
 from shard_tools.demo.instruments import INSTRUMENTS, PROGRAM_LEVEL_DB
 from shard_tools.demo.styles import ROUND, STYLES
 
@@ -241,14 +241,14 @@ def test_tags_are_true_of_the_midi_that_is_rendered(track: int) -> None:
     import pretty_midi
 
     work = piece.compose(0, track)
-    midi = pretty_midi.PrettyMIDI(io.BytesIO(synth.to_midi(work)))
+    read = pretty_midi.PrettyMIDI(io.BytesIO(synth.to_midi(work)))
     for window in range(piece.CLIPS_PER_TRACK):
         start, end = window * piece.CLIP_S, (window + 1) * piece.CLIP_S
         tags = piece.tags_of(work, window, level_db=-20.0)
         seconds: dict[int, float] = {}
         num_hits = 0
         onsets = []
-        for instrument in midi.instruments:
+        for instrument in read.instruments:
             for note in instrument.notes:
                 if start <= note.start < end:
                     onsets.append(note.start)
@@ -420,7 +420,7 @@ def test_a_tune_is_harmonised_by_its_own_notes() -> None:
     [(0, "00"), (0x7F, "7f"), (0x80, "8100"), (0x3FFF, "ff7f"), (0x100000, "c08000")],
 )
 def test_variable_length_quantities(number: int, expected: str) -> None:
-    assert synth._variable_length(number).hex() == expected
+    assert midi.variable_length(number).hex() == expected
 
 
 @given(st.integers(1, 3_000_000))
