@@ -3,9 +3,8 @@
 Frames lie side by side in the lanes of vectors, so that every step of the FFT, of the power and
 of the mel bands is the same arithmetic on 16 frames and never shuffles a vector. The FFT is
 Gentleman and Sande's (1966): radix 4, decimation in frequency, in place. It goes depth first, so
-that most of its steps stay in a core's first cache. A fifth to a third of the time of a
-batched library FFT with matrix products for the bands (one core with AVX-512, one limited to
-AVX2).
+that most of its steps stay in a core's first cache. All of it takes 0.4 times the time of torch's
+FFT of 128 frames at a time with matrix products for the bands (AVX-512, one core).
 
 Layout: number i of 16 frames starts at ``i * WIDTH``; re and im are arrays of their own.
 """
