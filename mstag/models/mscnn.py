@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mstag.config import ModelConfig
 from mstag.models import cpu_conv
+from mstag.models.network import Network, require_size
 
 # Four poolings lie between the input and the classifier: 2 * 2 * 2 * 2 mel bands and
 # 4 * 4 * 2 * 2 frames become one cell.
@@ -47,7 +48,7 @@ class ConvBlock(nn.Module):
         return functional.max_pool2d(y_BCMT, self.pool) if self.pool else y_BCMT
 
 
-class MultiScaleCnn(nn.Module):
+class MultiScaleCnn(Network):
     """Log-mel spectrograms x_B1MT -> logits y_BL.
 
     Args:
@@ -55,23 +56,16 @@ class MultiScaleCnn(nn.Module):
         n_mels: M, at least 16.
         num_frames: T, at least 64; kept as the attribute of this name. The width of the
             classifier's first layer follows from it.
-        num_tags: L; only the modules named in the attribute ``head`` depend on them.
+        num_tags: L.
 
     Raises:
         ValueError: the spectrogram is too small for four poolings.
     """
 
     def __init__(self, config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> None:
-        super().__init__()
-        if n_mels < BANDS_PER_CELL or num_frames < FRAMES_PER_CELL:
-            frames = "model.chunk_frames" if config.chunk_frames else "features.num_frames"
-            raise ValueError(
-                f"model {config.name} cannot take spectrograms of {n_mels} bands x {num_frames} "
-                f"frames: its poolings would leave nothing; set features.n_mels >= "
-                f"{BANDS_PER_CELL} and {frames} >= {FRAMES_PER_CELL}"
-            )
-        self.num_frames = num_frames
-        self.embedding_size = config.hidden_units
+        super().__init__(num_frames)
+        smallest = BANDS_PER_CELL, FRAMES_PER_CELL
+        require_size(config, n_mels, num_frames, smallest, "its poolings would leave nothing")
         self.fine = nn.Sequential(
             ConvBlock(1, 50, (3, 7), (2, 4)),
             ConvBlock(50, 100, (3, 5), (2, 4)),
@@ -87,7 +81,7 @@ class MultiScaleCnn(nn.Module):
             ConvBlock(70, 70, (3, 3), (2, 2)),
         )
         num_features = 70 * (n_mels // BANDS_PER_CELL) * (num_frames // FRAMES_PER_CELL)
-        self.classifier = nn.Sequential(
+        self.end_with(
             nn.Flatten(),
             nn.BatchNorm1d(num_features, eps=1e-3, momentum=config.batchnorm_momentum),
             nn.Dropout(config.dropout),
@@ -95,28 +89,16 @@ class MultiScaleCnn(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(config.hidden_units, num_tags),
         )
-        self.head = ("classifier.5",)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_normal_(module.weight)
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def forward(self, x_B1MT: Tensor) -> Tensor:
-        """Log-mel spectrograms -> logits (B, num_tags)."""
-        return self.classify(self.embed(x_B1MT))
-
-    def embed(self, x_B1MT: Tensor) -> Tensor:
-        """Log-mel spectrograms -> what the last layer hears, y_BH: ReLU's, so 0 or more."""
+    def hear(self, x_B1MT: Tensor) -> Tensor:
+        """Log-mel spectrograms -> what the classifier's first layer takes."""
         half_B1MT = functional.avg_pool2d(x_B1MT, (2, 4))
         quarter_B1MT = functional.max_pool2d(half_B1MT, (2, 4))
         scales = [self.fine(x_B1MT), self.middle(half_B1MT), self.coarse(quarter_B1MT)]
-        y: Tensor = self.joint(torch.cat(scales, dim=1))
-        for layer in list(self.classifier)[:-1]:
-            y = layer(y)
-        return y
-
-    def classify(self, y_BH: Tensor) -> Tensor:
-        """What :meth:`embed` gave -> logits (B, num_tags)."""
-        y_BL: Tensor = self.classifier[-1](y_BH)
-        return y_BL
+        y_BCMT: Tensor = self.joint(torch.cat(scales, dim=1))
+        return y_BCMT

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mstag.config import ModelConfig
+from mstag.models.network import Network, require_size
 
 TIMBRAL_CHANNELS, TIMBRAL_FRAMES, TIMBRAL_SHARES = 204, 7, (0.4, 0.7)
 """Of the tall kernels: how many, how long, how much of the bands each sees."""
@@ -71,7 +72,7 @@ class Middle(nn.Module):
         return y_BCT + x_BCT if self.adds else y_BCT
 
 
-class Musicnn(nn.Module):
+class Musicnn(Network):
     """Log-mel spectrograms x_B1MT -> logits y_BL.
 
     Args:
@@ -85,17 +86,9 @@ class Musicnn(nn.Module):
         ValueError: the spectrogram has too few bands.
     """
 
-    head = ("classifier.6",)
-
     def __init__(self, config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> None:
-        super().__init__()
-        if n_mels < MIN_BANDS:
-            raise ValueError(
-                f"model {config.name} cannot take spectrograms of {n_mels} bands: its kernels see "
-                f"shares of them; set features.n_mels >= {MIN_BANDS}"
-            )
-        self.num_frames = num_frames
-        self.embedding_size = config.hidden_units
+        super().__init__(num_frames)
+        require_size(config, n_mels, num_frames, (MIN_BANDS, 1), "its kernels see shares of them")
         momentum = config.batchnorm_momentum
         self.input_norm = nn.BatchNorm2d(1, momentum=momentum)
         tall = [(int(share * n_mels), TIMBRAL_FRAMES) for share in TIMBRAL_SHARES]
@@ -108,7 +101,7 @@ class Musicnn(nn.Module):
         ways = [num_front, *[MIDDLE_CHANNELS] * (NUM_MIDDLE - 1)]
         self.middle = nn.ModuleList(Middle(num_in, momentum) for num_in in ways)
         num_features = 2 * (num_front + MIDDLE_CHANNELS * NUM_MIDDLE)
-        self.classifier = nn.Sequential(
+        self.end_with(
             nn.BatchNorm1d(num_features, momentum=momentum),
             nn.Dropout(config.dropout),
             nn.Linear(num_features, config.hidden_units),
@@ -118,12 +111,8 @@ class Musicnn(nn.Module):
             nn.Linear(config.hidden_units, num_tags),
         )
 
-    def forward(self, x_B1MT: Tensor) -> Tensor:
-        """Log-mel spectrograms -> logits (B, num_tags)."""
-        return self.classify(self.embed(x_B1MT))
-
-    def embed(self, x_B1MT: Tensor) -> Tensor:
-        """Log-mel spectrograms -> what the last layer hears, y_BH: ReLU's, so 0 or more."""
+    def hear(self, x_B1MT: Tensor) -> Tensor:
+        """Log-mel spectrograms -> what the classifier's first layer takes."""
         # log(1 + 10000 exp(x)), in base 10, and never too large for exp.
         compressed_B1MT = functional.softplus(x_B1MT + GAIN) / math.log(10)
         normed_B1MT = self.input_norm(compressed_B1MT)
@@ -131,12 +120,4 @@ class Musicnn(nn.Module):
         for middle in self.middle:
             layers_BCT.append(middle(layers_BCT[-1]))
         y_BCT = torch.cat(layers_BCT, dim=1)
-        y = torch.cat([torch.amax(y_BCT, dim=2), torch.mean(y_BCT, dim=2)], dim=1)
-        for layer in list(self.classifier)[:-1]:
-            y = layer(y)
-        return y
-
-    def classify(self, y_BH: Tensor) -> Tensor:
-        """What :meth:`embed` gave -> logits (B, num_tags)."""
-        y_BL: Tensor = self.classifier[-1](y_BH)
-        return y_BL
+        return torch.cat([torch.amax(y_BCT, dim=2), torch.mean(y_BCT, dim=2)], dim=1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mstag.config import ModelConfig
+from mstag.models.network import Network, require_size
 
 CHANNELS = (128, 128, 256, 256, 256, 256, 512)
 """Of the blocks, each of which halves bands and frames."""
@@ -51,7 +52,7 @@ class ResidualBlock(nn.Module):
         return functional.relu(y_BCMT + self.beside_norm(self.beside(x_BCMT)))
 
 
-class ShortChunkRes(nn.Module):
+class ShortChunkRes(Network):
     """Log-mel spectrograms x_B1MT -> logits y_BL.
 
     Args:
@@ -65,24 +66,15 @@ class ShortChunkRes(nn.Module):
         ValueError: the spectrogram is too small for seven halvings.
     """
 
-    head = ("classifier.4",)
-
     def __init__(self, config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> None:
-        super().__init__()
-        if n_mels < MIN_BANDS or num_frames < MIN_FRAMES:
-            frames = "model.chunk_frames" if config.chunk_frames else "features.num_frames"
-            raise ValueError(
-                f"model {config.name} cannot take spectrograms of {n_mels} bands x {num_frames} "
-                f"frames: it halves them seven times; set features.n_mels >= {MIN_BANDS} and "
-                f"{frames} >= {MIN_FRAMES}"
-            )
-        self.num_frames = num_frames
-        self.embedding_size = config.hidden_units
+        super().__init__(num_frames)
+        smallest = MIN_BANDS, MIN_FRAMES
+        require_size(config, n_mels, num_frames, smallest, "it halves them seven times")
         momentum = config.batchnorm_momentum
         self.input_norm = nn.BatchNorm2d(1, momentum=momentum)
         ways = zip((1, *CHANNELS), CHANNELS, strict=False)
         self.blocks = nn.Sequential(*(ResidualBlock(i, o, momentum) for i, o in ways))
-        self.classifier = nn.Sequential(
+        self.end_with(
             nn.Linear(CHANNELS[-1], config.hidden_units),
             nn.BatchNorm1d(config.hidden_units, momentum=momentum),
             nn.ReLU(),
@@ -90,19 +82,7 @@ class ShortChunkRes(nn.Module):
             nn.Linear(config.hidden_units, num_tags),
         )
 
-    def forward(self, x_B1MT: Tensor) -> Tensor:
-        """Log-mel spectrograms -> logits (B, num_tags)."""
-        return self.classify(self.embed(x_B1MT))
-
-    def embed(self, x_B1MT: Tensor) -> Tensor:
-        """Log-mel spectrograms -> what the last layer hears, y_BH: ReLU's, so 0 or more."""
+    def hear(self, x_B1MT: Tensor) -> Tensor:
+        """Log-mel spectrograms -> what the classifier's first layer takes."""
         y_BCMT = self.blocks(self.input_norm(x_B1MT.clamp_min(FLOOR)))
-        y: Tensor = torch.amax(y_BCMT, dim=(2, 3))
-        for layer in list(self.classifier)[:-1]:
-            y = layer(y)
-        return y
-
-    def classify(self, y_BH: Tensor) -> Tensor:
-        """What :meth:`embed` gave -> logits (B, num_tags)."""
-        y_BL: Tensor = self.classifier[-1](y_BH)
-        return y_BL
+        return torch.amax(y_BCMT, dim=(2, 3))
