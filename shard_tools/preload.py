@@ -8,9 +8,10 @@ import soundfile
 import soxr
 
 from mstag.config import FeatureConfig
+from mstag.data import spectrum_compiled
 from mstag.data.features import LogMel
 from shard_tools import pack_shard
 
-__all__ = ["pack_shard", "soundfile", "soxr"]
+__all__ = ["pack_shard", "soundfile", "soxr", "spectrum_compiled"]
 
 LogMel(FeatureConfig())(np.zeros(1, np.float32))

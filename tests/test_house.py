@@ -115,6 +115,8 @@ def test_an_upward_import_would_be_found(tmp_path: Path, monkeypatch: pytest.Mon
             ["torch", "wandb", "webdataset", "soundfile"],
         ),
         ("import shard_tools.catalogs", ["torch", "soundfile", "music21"]),
+        ("import shard_tools.pack, shard_tools.engines", ["torch", "numba"]),
+        ("import mstag.tagging.tagger, mstag.tagging.batch", ["numba", "torchaudio", "scipy"]),
     ],
 )
 def test_light_rooms_stay_light(code: str, heavy: list[str]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstag.config import FeatureConfig
+from mstag.data.spectrum import MelPower
 
 POWER_FLOOR = 1e-20
 SILENCE = float(np.log(POWER_FLOOR))
@@ -80,8 +81,6 @@ class LogMel:
     """
 
     def __init__(self, features: FeatureConfig) -> None:
-        from mstag.data.spectrum import MelPower
-
         require_recipe(features)
         self.features = features
         self._power = MelPower(features.n_fft, features.hop_length, mel_filters(features))

@@ -89,8 +89,8 @@ def _give_operator(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
     @_intrinsic
     def operate(typing: Any, left: Any, right: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            # "contract": a product and a sum may become one instruction.
-            return getattr(builder, instruction)(*args, flags=("contract",))
+            # No flags: nothing is fused or reordered, so that numpy gives the same bits.
+            return getattr(builder, instruction)(*args)
 
         return _LANES(_LANES, _LANES), generate
 

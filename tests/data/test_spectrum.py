@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mstag.data
+from mstag.data import spectrum, spectrum_compiled, spectrum_plain
 from mstag.data.spectrum import MelPower
+from mstag.data.spectrum_tables import make_tables
+
+assert spectrum_compiled, "loaded, and so what MelPower takes"
 
 
 def noise(num_samples: int) -> np.ndarray:
@@ -35,6 +41,35 @@ def test_bins_equal_numpys(n_fft: int, hop: int, num_frames: int, rest: int) -> 
     assert found.shape == expected.shape == (n_fft // 2 + 1, num_frames)
     assert found.dtype == np.float32
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-5 * n_fft)
+
+
+@given(
+    n_fft=st.sampled_from([16, 32, 64, 256, 512, 2048]),
+    hop=st.integers(1, 700),
+    num_frames=st.integers(1, 200),
+    n_mels=st.integers(1, 40),
+)
+def test_numpy_gives_the_same_bits(n_fft: int, hop: int, num_frames: int, n_mels: int) -> None:
+    filters = np.random.default_rng(n_mels).random((n_mels, n_fft // 2 + 1))
+    filters[filters < 0.5] = 0
+    waveform = noise(n_fft + (num_frames - 1) * hop)
+    plain = spectrum_plain.mel_power(waveform, num_frames, make_tables(n_fft, hop, filters))
+    assert np.array_equal(plain, MelPower(n_fft, hop, filters)(waveform))
+
+
+def test_compiled_loops_are_loaded_when_there_is_much_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, spectrum.COMPILED)
+    monkeypatch.delattr(mstag.data, "spectrum_compiled")
+    monkeypatch.setattr(spectrum, "PLAIN_FRAMES", 50)
+    power, waveform = every_bin(64, 64), noise(64 * 20)
+    found = [power(waveform) for _ in range(2)]
+    assert spectrum.COMPILED not in sys.modules
+    found.append(power(waveform))
+    assert spectrum.COMPILED in sys.modules
+    found.append(power(waveform))
+    assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
 @pytest.mark.parametrize("n_fft", [64, 100])
