@@ -197,6 +197,11 @@ def _run(paths: tuple[str, ...], wishes: _Wishes, load: Callable[[], Tagger]) ->
     to_tag = any(item.error is None for item in found)
     tagger = load() if to_tag else None
     every_s = wishes.every_s
+    if tagger and every_s is not None and every_s < tagger.least_every_s:
+        raise click.UsageError(
+            f"--every {every_s:g}s: must be at least {tagger.least_every_s:.3g} s, which is two "
+            "frames of this tagger's spectrograms"
+        )
     if drawn and tagger and every_s is None:
         every_s = drawn.every_s(tagger)
     # A name that the terminal's encoding lacks is shown escaped; it is no reason to stop.

@@ -303,12 +303,6 @@ class TrainConfig:
                 "e.g. 1e-4"
             )
         checks.at_least("train.freeze_epochs", self.freeze_epochs, -1)
-        if self.freeze_epochs and not self.init_from:
-            raise ValueError(
-                f"train.freeze_epochs = {self.freeze_epochs}: needs train.init_from (--init-from), "
-                "because a backbone that has learnt nothing would stay like that; name a bundle, "
-                "or take 0"
-            )
         if not 0 <= self.ema_decay < 1:
             raise ValueError(
                 f"train.ema_decay = {self.ema_decay}: must be at least 0 (off) and below 1, "

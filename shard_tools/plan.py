@@ -19,7 +19,7 @@ from mstag import config
 from mstag.data import shards, tags
 from mstag.data.clips import Catalogue, Clip
 
-RECIPE_VERSION = 4
+RECIPE_VERSION = 5
 """Part of every digest: raise it when the same input no longer gives the same bytes."""
 
 Fingerprint = tuple[int, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from hostile_audio import cut, encoded, garbage, mp3, noise, tone
 from shared_data import REPOSITORY
-from tiny_tagger import TAGS, WINDOW_SAMPLES, make_bundle, make_wav, music
+from tiny_tagger import FEATURES, TAGS, WINDOW_SAMPLES, make_bundle, make_wav, music
 
 from mstag.cli import entry
 from mstag.tagging import batch, results
@@ -165,6 +166,15 @@ def test_a_hundred_mixed_files(folder: Path, tag: Tag, monkeypatch: pytest.Monke
 
 
 # ---- what is shown -----------------------------------------------------------------------------
+
+
+def test_stretches_of_less_than_two_frames_are_refused(folder: Path, tag: Tag) -> None:
+    make_wav(folder / "a.wav", 6)
+    make_bundle(folder / "coarse", features=dataclasses.replace(FEATURES, hop_length=512))
+    done = tag("a.wav", "--model", "coarse", "--every", "0.1s")
+    assert done.returncode == 2 and "must be at least 0.128 s" in done.stderr
+    assert tag("a.wav", "--model", "coarse", "--every", "0.128s", "--top", "1").returncode == 0
+    assert tag("a.wav", "--model", "coarse", "--taggram", "a.png").returncode == 0
 
 
 def test_tags_over_time_in_every_format(folder: Path, tag: Tag) -> None:

@@ -6,11 +6,15 @@ nothing downstream knows which dataset it came from.
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
-_tag_sets: WeakValueDictionary[frozenset[str], frozenset[str]] = WeakValueDictionary()
+
+@functools.lru_cache(maxsize=1 << 16)
+def _shared(tags: frozenset[str]) -> frozenset[str]:
+    """The first set that was seen of all that are equal."""
+    return tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +51,9 @@ class Clip:
         # Clips share what they have in common: a table of millions takes half the memory.
         for name in ("track", "artist", "album"):
             object.__setattr__(self, name, sys.intern(getattr(self, name)))
-        object.__setattr__(self, "tags", _tag_sets.setdefault(self.tags, self.tags))
+        object.__setattr__(self, "tags", _shared(self.tags))
         if self.known is not None:
-            object.__setattr__(self, "known", _tag_sets.setdefault(self.known, self.known))
+            object.__setattr__(self, "known", _shared(self.known))
 
 
 @dataclass(frozen=True, slots=True)

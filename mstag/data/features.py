@@ -114,6 +114,7 @@ class LogMel:
         Returns:
             (n_mels, 1 + (num_samples - n_fft) // hop_length).
         """
+        padded = np.ascontiguousarray(padded, np.float32)
         mel = np.maximum(self._power(padded), np.float32(POWER_FLOOR))
         return np.log(mel, out=mel)
 

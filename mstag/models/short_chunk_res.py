@@ -21,8 +21,9 @@ from mstag.models.network import Network, require_size
 
 CHANNELS = (128, 128, 256, 256, 256, 256, 512)
 """Of the blocks, each of which halves bands and frames."""
-MIN_BANDS, MIN_FRAMES = 64, 64
-"""Below, the last blocks would have nothing but padding around one cell to look at."""
+MIN_BANDS, MIN_FRAMES = 64, 65
+"""Below, the last blocks would have little but padding to look at. From 65 frames on the last one
+sees two columns: of a single one torch 2.11 gives wrong gradients in bf16 on CPUs."""
 FLOOR = math.log(1e-10)
 """Of the log power: what decibels with torchaudio's default floor see."""
 

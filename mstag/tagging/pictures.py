@@ -45,8 +45,8 @@ class Taggrams:
     def every_s(self, tagger: Tagger) -> float:
         """Seconds that a column stands for, if the user does not say."""
         features = tagger.bundle.features
-        chunk_s = tagger.chunk_frames * features.hop_length / features.sample_rate_hz
-        return max(0.1, chunk_s / COLUMNS_PER_CHUNK)
+        chunk_s = tagger.chunk_frames * features.frame_s
+        return max(0.1, tagger.least_every_s, chunk_s / COLUMNS_PER_CHUNK)
 
     def write(self, result: Result, tagger: Tagger) -> Path:
         """Draws a result; silence is as dark as a score of 0."""

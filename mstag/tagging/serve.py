@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -162,10 +162,10 @@ def guarded(app: App, *, is_local: bool) -> App:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
-        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
-        is_foreign = scope["method"] != "GET" and headers.get("sec-fetch-site") == "cross-site"
-        if is_foreign or (is_local and host not in LOCAL_NAMES):
+        headers = {n.decode("latin-1").lower(): v.decode("latin-1") for n, v in scope["headers"]}
+        host = headers.get("host", "")
+        is_foreign = scope["method"] != "GET" and not _is_own_page(headers, host)
+        if is_foreign or (is_local and _name_of(host) not in LOCAL_NAMES):
             await _refuse(send)
             return
 
@@ -178,6 +178,23 @@ def guarded(app: App, *, is_local: bool) -> App:
         await app(scope, receive, send_with_policy)
 
     return checked
+
+
+def _is_own_page(headers: Mapping[str, str], host: str) -> bool:
+    """Whether a request that changes something comes from our page, or from no page at all."""
+    if headers.get("sec-fetch-site") == "cross-site":
+        return False
+    # Browsers leave Sec-Fetch out over http beyond this machine, but never Origin.
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2] == host
+
+
+def _name_of(host: str) -> str | None:
+    """The name in a Host header; None if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 async def _refuse(send: Send) -> None:

@@ -122,6 +122,11 @@ class Tagger:
         """Seconds from one row of :meth:`scores_over_time` to the next, on average."""
         return self.window_s / len(self._starts)
 
+    @property
+    def least_every_s(self) -> float:
+        """The shortest stretch, in seconds, that scores over time can be had of: two frames."""
+        return 2 * self.bundle.features.frame_s
+
     def tag(self, source: str | Path | bytes) -> list[tuple[str, float]]:
         """Tags an audio file, or the bytes of one.
 

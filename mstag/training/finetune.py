@@ -61,8 +61,14 @@ def find_origin(
     Raises:
         ValueError: no bundle there, or one whose features or network are not the run's.
     """
-    where = settings.train.init_from
+    where, num_epochs = settings.train.init_from, settings.train.freeze_epochs
     if not where:
+        # Not when the config is read: packing reads it too, and --init-from comes after that.
+        if num_epochs:
+            raise ValueError(
+                f"train.freeze_epochs = {num_epochs}: needs train.init_from (--init-from), because "
+                "a backbone that has learnt nothing would stay like that; name a bundle, or take 0"
+            )
         return None
     if state is not None and state["config"]["train"].get("init_from") == where:
         _say_if_changed(where, state["origin"])

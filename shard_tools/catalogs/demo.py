@@ -52,6 +52,9 @@ def make_demo(
             raise ValueError(f"demo dataset: {name} is {value}; it must be at least {least}")
     request = make.Request(seed=seed, num_clips=num_clips, recipe=variant)
     if make.is_complete(data_dir, request):
+        if kind.is_foreign and soundfonts:
+            named = replace(request, soundfonts=find_strangers(soundfonts))
+            make.check_soundfonts(data_dir, named)
         return
     make.check_packages()
     if kind.is_foreign:

@@ -148,7 +148,7 @@ def make(data_dir: Path, request: Request, num_workers: int, progress: bool) -> 
         text = json.dumps(request.stored() | {"made_with": _made_with(request)}, indent=2)
         files.write_text(data_dir / REQUEST, text)
     elif request.soundfonts:
-        _check_soundfonts(data_dir, request)
+        check_soundfonts(data_dir, request)
     num_tracks = -(-request.num_clips // CLIPS_PER_TRACK)
     missing = [track for track in range(num_tracks) if not _is_made(data_dir, request, track)]
     with tqdm(
@@ -255,14 +255,14 @@ def _made_with(request: Request) -> dict[str, str]:
     return versions | {path.name: _sha256(path) for path in request.soundfonts}
 
 
-def _check_soundfonts(data_dir: Path, request: Request) -> None:
+def check_soundfonts(data_dir: Path, request: Request) -> None:
     """Raises ValueError when a set was begun with other soundfonts than these."""
     made_with = json.loads((data_dir / REQUEST).read_text(encoding="utf-8"))["made_with"]
     begun = {name: digest for name, digest in made_with.items() if name not in {*PACKAGES, "numpy"}}
     given = {path.name: _sha256(path) for path in request.soundfonts}
     if begun != given:
         raise ValueError(
-            f"{data_dir}: was begun with the soundfonts {', '.join(begun)}, which are not "
+            f"{data_dir}: was made with the soundfonts {', '.join(begun)}, which are not "
             f"{', '.join(given)} as found now, so the set would be of two kinds; name those in "
             "dataset.soundfonts, or remove the folder to make it anew"
         )

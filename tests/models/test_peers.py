@@ -10,7 +10,7 @@ import torch
 from mstag.config import ModelConfig, load_config
 from mstag.models import build_model, classify, embed, embedding_size, frames_at_once, head_of
 from mstag.models.musicnn import Musicnn
-from mstag.models.short_chunk_res import FLOOR, ShortChunkRes
+from mstag.models.short_chunk_res import FLOOR, MIN_FRAMES, ShortChunkRes
 
 PUBLISHED = {
     # (bands, frames), hidden units, weights in millions as Won et al. 2020 count them
@@ -72,6 +72,17 @@ def test_seven_halvings_leave_one_band_and_two_frames() -> None:
     assert sizes == list(zip(channels, bands, frames, strict=True))
 
 
+def test_of_the_smallest_spectrograms_the_last_block_sees_two_columns() -> None:
+    settings = ModelConfig(name="short_chunk_res", hidden_units=8)
+    model = build_model(settings, 64, MIN_FRAMES, 3).eval()
+    assert isinstance(model, ShortChunkRes)
+    seen = []
+    model.blocks[-1].register_forward_pre_hook(lambda _, x: seen.append(tuple(x[0].shape[2:])))
+    with torch.no_grad():
+        model(torch.zeros(1, 1, 64, MIN_FRAMES))
+    assert seen == [(1, 2)]
+
+
 def test_musicnn_keeps_the_frames_to_the_end() -> None:
     model = published("musicnn").eval()
     assert isinstance(model, Musicnn)
@@ -126,7 +137,7 @@ def test_musicnn_hears_log10_of_1_plus_10000_times_the_power() -> None:
 def test_spectrograms_that_are_too_small_are_refused(frames_in: str) -> None:
     chunk = 40 if frames_in.startswith("model") else 0
     settings = ModelConfig(name="short_chunk_res", chunk_frames=chunk)
-    with pytest.raises(ValueError, match=rf"128 bands x 40 frames.*{frames_in} >= 64"):
+    with pytest.raises(ValueError, match=rf"128 bands x 40 frames.*{frames_in} >= 65"):
         build_model(settings, 128, 100 if chunk else 40, 50)
     with pytest.raises(ValueError, match=r"of 2 bands x 187 frames.*features.n_mels >= 3"):
         build_model(ModelConfig(name="musicnn"), 2, 187, 50)

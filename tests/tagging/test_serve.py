@@ -176,6 +176,8 @@ def test_foreign_pages_cannot_reach_it(server: Server) -> None:
     assert server.ask(Host="evil.example:80")[0] == 403
     assert server.ask(Host=f"localhost:{port}")[0] == 200
     assert server.upload("a.wav", b"x", Sec_Fetch_Site="cross-site")[0] == 403
+    assert server.upload("a.wav", b"x", Origin="http://evil.example")[0] == 403
+    assert server.upload("a.wav", b"x", Sec_Fetch_Site="same-site", Origin="null")[0] == 403
     assert server.upload("a.wav", b"x", Sec_Fetch_Site="same-origin")[0] == 200
 
 
