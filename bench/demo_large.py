@@ -68,7 +68,7 @@ def over_artists(labels: Array, scores: Array, artists: list[str]) -> tuple[floa
     for _ in range(NUM_DRAWS):
         drawn = [row for i in rng.integers(len(names), size=len(names)) for row in rows[names[i]]]
         found.append(metrics.macro(metrics.roc_auc_per_tag(labels[drawn], scores[drawn])))
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.nanpercentile(found, [2.5, 97.5])
     return float(low), float(high)
 
 
