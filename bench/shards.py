@@ -14,6 +14,7 @@ in a file of their own. Writes bench/results/shards-<machine>.json and .md.
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import json
 import os
@@ -171,6 +172,7 @@ def in_a_process(*arguments: str) -> Any:
 def rows_in_turn(paths: list[Path], num_rounds: int, out: Path) -> list[dict[str, Any]]:
     """Milliseconds a clip of every row, and of mstag's stages, a round."""
     rounds: list[dict[str, Any]] = []
+    importlib.import_module("shard_tools.preload")  # as the fork server of packing does
     with one_thread():
         for row in ROWS.values():
             row(paths[:1], out)  # imports and tables do not count
