@@ -8,13 +8,14 @@ differs from the recipe by up to 0.14 in log units; hence the filter bank below.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mstag.config import FeatureConfig
-from mstag.data.spectrum import MelPower
+from mstag.data.spectrum import COMPILED, MelPower
 
 POWER_FLOOR = 1e-20
 SILENCE = float(np.log(POWER_FLOOR))
@@ -121,6 +122,10 @@ class LogMel:
 
 def as_stored(mel: NDArray[np.float32]) -> NDArray[np.float16]:
     """Rounds to float16 in C order, as shards hold spectrograms."""
+    compiled = sys.modules.get(COMPILED)
+    if compiled is not None and compiled.HAS_HALVES:
+        halves: NDArray[np.float16] = compiled.as_halves(np.ascontiguousarray(mel, np.float32))
+        return halves
     return np.ascontiguousarray(mel, dtype=np.float16)
 
 

@@ -66,6 +66,20 @@ def store(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
 
 
 @_intrinsic
+def store_halves(typing: Any, array: Any, index: Any, lanes: Any) -> Any:
+    """Rounds a vector to float16, and writes it as bits to a uint16 array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        halves = ir.VectorType(ir.HalfType(), WIDTH)
+        address = builder.bitcast(builder.gep(data, [args[1]]), halves.as_pointer())
+        builder.store(builder.fptrunc(args[2], halves), address, align=2)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, _LANES), generate
+
+
+@_intrinsic
 def splat(typing: Any, number: Any) -> Any:
     """A vector of one and the same float32 number."""
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 import threading
 from typing import Any, NamedTuple
 
+import llvmlite.binding
 import numpy as np
+from numpy.typing import NDArray
 
 from mstag.compiling import compiled_exactly, inlined
-from mstag.data.lanes import WIDTH, load, splat, store
+from mstag.data.lanes import WIDTH, load, splat, store, store_halves
 from mstag.data.spectrum_tables import Floats, Tables
 
 POINTS_IN_CACHE = 64
@@ -68,6 +70,27 @@ def _make_scratch(tables: Tables) -> Scratch:
         im=np.zeros(points, np.float32),
         power=np.zeros(points + WIDTH, np.float32),
     )
+
+
+HAS_HALVES = bool(llvmlite.binding.get_host_cpu_features().get("f16c"))
+"""Whether this processor rounds to float16 by itself (x86 since 2012)."""
+
+
+def as_halves(numbers: Floats) -> NDArray[np.float16]:
+    """Rounds a contiguous array to float16 as numpy does, in a twentieth of its time."""
+    assert HAS_HALVES
+    halves = np.empty(numbers.shape, np.float16)
+    num_whole = numbers.size // WIDTH * WIDTH
+    flat, bits = numbers.reshape(-1), halves.reshape(-1).view(np.uint16)
+    _round_to_halves(flat[:num_whole], bits)
+    halves.reshape(-1)[num_whole:] = flat[num_whole:]
+    return halves
+
+
+@compiled_exactly
+def _round_to_halves(numbers: Floats, bits: NDArray[np.uint16]) -> None:
+    for i in range(0, len(numbers), WIDTH):
+        store_halves(bits, i, load(numbers, i))
 
 
 @compiled_exactly

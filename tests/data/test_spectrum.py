@@ -57,6 +57,17 @@ def test_numpy_gives_the_same_bits(n_fft: int, hop: int, num_frames: int, n_mels
     assert np.array_equal(plain, MelPower(n_fft, hop, filters)(waveform))
 
 
+@pytest.mark.skipif(not spectrum_compiled.HAS_HALVES, reason="this processor has no f16c")
+@given(st.lists(st.floats(width=32, allow_nan=False), max_size=70))
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_halves_are_rounded_as_numpy_does(numbers: list[float]) -> None:
+    mel = np.array(numbers, np.float32)
+    with np.errstate(over="ignore"):
+        expected = mel.astype(np.float16)
+        found = spectrum_compiled.as_halves(mel)
+    assert found.dtype == np.float16 and found.tobytes() == expected.tobytes()
+
+
 def test_compiled_loops_are_loaded_when_there_is_much_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
