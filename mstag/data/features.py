@@ -122,10 +122,12 @@ class LogMel:
 
 def as_stored(mel: NDArray[np.float32]) -> NDArray[np.float16]:
     """Rounds to float16 in C order, as shards hold spectrograms."""
-    compiled = sys.modules.get(COMPILED)
-    if compiled is not None and compiled.HAS_HALVES:
-        halves: NDArray[np.float16] = compiled.as_halves(np.ascontiguousarray(mel, np.float32))
-        return halves
+    if COMPILED in sys.modules:
+        # Not the module of that list itself: another thread may still be loading it.
+        from mstag.data import spectrum_compiled
+
+        if spectrum_compiled.HAS_HALVES:
+            return spectrum_compiled.as_halves(np.ascontiguousarray(mel, np.float32))
     return np.ascontiguousarray(mel, dtype=np.float16)
 
 

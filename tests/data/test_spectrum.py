@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import REPOSITORY
 
 import mstag.data
 from mstag.data import spectrum, spectrum_compiled, spectrum_plain
@@ -66,6 +68,20 @@ def test_halves_are_rounded_as_numpy_does(numbers: list[float]) -> None:
         expected = mel.astype(np.float16)
         found = spectrum_compiled.as_halves(mel)
     assert found.dtype == np.float16 and found.tobytes() == expected.tobytes()
+
+
+def test_halves_are_rounded_while_another_thread_loads_the_loops() -> None:
+    check = """
+import sys, threading
+import numpy as np
+from mstag.data.features import as_stored
+mel = np.ones((4, 40), np.float32)
+loading = threading.Thread(target=__import__, args=("mstag.data.spectrum_compiled",))
+loading.start()
+while loading.is_alive():
+    assert (as_stored(mel) == 1).all()
+"""
+    subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, check=True)
 
 
 def test_compiled_loops_are_loaded_when_there_is_much_to_do(
