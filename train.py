@@ -281,45 +281,50 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
                         saved_at = save()
 
                 steps_per_s, data_wait = epoch_clock.lap()
-                model = engine.averaged_model()
-                report, predictions = score.score_split(
-                    model,
-                    store,
-                    "valid",
-                    device=device,
-                    ranks=ranks,
-                    num_workers=config.train.loader_workers,
-                    num_resamples=0,
-                    between_batches=end_if_asked,
-                )
-                valid = {key: report[key] for key in ("roc_auc", "pr_auc", "loss")}
-                ledger = loader.ledger(refused())
-                scored = {f"valid/{key}": value for key, value in valid.items()}
-                weights = {
+                found = None
+                if progress.is_scored_next(config.train):
+                    model = engine.averaged_model()
+                    found = score.score_split(
+                        model,
+                        store,
+                        "valid",
+                        device=device,
+                        ranks=ranks,
+                        num_workers=config.train.loader_workers,
+                        num_resamples=0,
+                        between_batches=end_if_asked,
+                    )
+                line = loader.ledger(refused()) | {
                     "train/weight_norm": engine.weight_norm(),
                     "train/ema_distance": engine.ema_distance(),
                 }
                 progress.epoch += 1
-                is_best = progress.note_score(report["roc_auc"])
-                if is_best and ranks.is_first:
-                    thresholds = metrics.best_thresholds(
-                        predictions.labels, predictions.scores, predictions.mask
+                outcome = ""
+                if found is None:
+                    tracker.log(axes() | line)
+                else:
+                    report, predictions = found
+                    is_best = progress.note_score(report["roc_auc"])
+                    outcome = f"\n    {runs.score_line(report)}{'  best so far' * is_best}"
+                    if is_best and ranks.is_first:
+                        thresholds = metrics.best_thresholds(
+                            predictions.labels, predictions.scores, predictions.mask
+                        )
+                        scores = {"epoch": progress.epoch, "valid": score.for_bundle(report)}
+                        save_best(model, thresholds=thresholds.tolist(), scores=scores)
+                    valid = {f"valid/{key}": report[key] for key in ("roc_auc", "pr_auc", "loss")}
+                    tracker.evaluation(
+                        axes() | line | valid,
+                        Evaluation(report, predictions, model=model),
+                        is_best=is_best,
+                        is_last=progress.is_over(config.train),
                     )
-                    scores = {"epoch": progress.epoch, "valid": score.for_bundle(report)}
-                    save_best(model, thresholds=thresholds.tolist(), scores=scores)
-                tracker.evaluation(
-                    axes() | ledger | scored | weights,
-                    Evaluation(report, predictions, model=model),
-                    is_best=is_best,
-                    is_last=progress.is_over(config.train),
-                )
                 loader.set_epoch(progress.epoch)
                 saved_at = save()
                 clips_per_s = steps_per_s * config.train.batch_size
                 log.info(
                     f"epoch {progress.epoch}/{config.train.epochs}  {clips_per_s:.1f} clips/s  "
-                    f"data wait {data_wait:.1%}  {display.eta()}\n"
-                    f"    {runs.score_line(report)}{'  best so far' if is_best else ''}"
+                    f"data wait {data_wait:.1%}  {display.eta()}{outcome}"
                 )
                 end_if_asked()
 

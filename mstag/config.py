@@ -21,7 +21,7 @@ DATASET_KINDS = ("demo", "mtt", "mtg-jamendo", "msd", "openmic", "table", "folde
 SUBSETS = ("top50tags", "genre", "instrument", "moodtheme", "all")
 SPLIT_RULES = ("auto", "folders", "folders-clean", "random", "artist", "given")
 VOCABULARIES = ("auto", "merged", "raw", "table")
-VARIANTS = ("small", "large", "stranger")
+VARIANTS = ("small", "large", "stranger", "scout")
 RECIPES = ("log-mel", "unknown")
 LONG_CLIPS = ("windows", "centre")
 ON_BAD_CLIP = ("fail", "skip")
@@ -61,9 +61,10 @@ class DatasetConfig:
     """Size of a dataset that is made on the spot (kind "demo"); 0: its default."""
     variant: str = "small"
     """Which demo set: "small"; "large", a harder one with a test split of other patches and
-    scores; "stranger", a test split from another soundfont, to be scored and never trained on."""
+    scores; "stranger", a test split from another soundfont, to be scored and never trained on;
+    "scout", a validation split from a third soundfont, to choose settings by."""
     soundfonts: tuple[str, ...] = ()
-    """.sf2 files that the stranger set is rendered with; empty: Debian's, where installed."""
+    """.sf2 files of the stranger and scout sets; empty: Debian's, where installed."""
     subset: str = "top50tags"
     """Which tags and tracks of mtg-jamendo: top50tags, genre, instrument, moodtheme, or all."""
     split_number: int = 0
@@ -242,6 +243,8 @@ class TrainConfig:
     early_stop_epochs: int = 0
     """Training ends after this many epochs without a better validation score, freeze_epochs not
     counted; 0: never."""
+    valid_every_epochs: int = 1
+    """Epochs from one scoring of the validation split to the next; the last is always scored."""
     max_bad_steps: int = 10
     """Steps whose loss or gradient is not finite that a run leaves out before it stops."""
     seed: int = 0
@@ -278,6 +281,7 @@ class TrainConfig:
             "accumulate_steps",
             "log_every_steps",
             "keep_checkpoints",
+            "valid_every_epochs",
         ):
             checks.at_least(f"train.{name}", getattr(self, name), 1)
         for name in (

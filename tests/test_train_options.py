@@ -85,6 +85,25 @@ def test_a_batch_size_is_found(folder: Path) -> None:
     tiny_run.assert_same_training(folder / "said", folder / "found")
 
 
+def test_the_validation_split_is_scored_now_and_then_and_at_the_end(folder: Path) -> None:
+    settings = ("train.epochs=3", "train.valid_every_epochs=2")
+    assert invoke(*tiny_run.arguments(folder, "seldom", *settings)).exception is None
+    every = tiny_run.arguments(folder, "always", settings[0])
+    assert invoke(*every).exception is None
+    seldom, always = (
+        {
+            line["epoch"]: line["valid/roc_auc"]
+            for line in tiny_run.metrics_of(folder / name)
+            if "valid/roc_auc" in line
+        }
+        for name in ("seldom", "always")
+    )
+    assert [*seldom] == [2, 3]
+    assert {epoch: always[epoch] for epoch in seldom} == seldom, "what is learnt is the same"
+    ledgers = [line for line in tiny_run.metrics_of(folder / "seldom") if "data/seen" in line]
+    assert [line["epoch"] for line in ledgers] == [1, 2, 3]
+
+
 def test_profiling_changes_nothing_but_the_time(folder: Path) -> None:
     argv = tiny_run.arguments(folder, "plain", "train.epochs=2")
     assert invoke(*argv).exception is None

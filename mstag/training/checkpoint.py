@@ -403,6 +403,15 @@ class Progress:
         early = 0 < settings.early_stop_epochs <= stale
         return self.epoch >= settings.epochs or early
 
+    def is_scored_next(self, settings: config.TrainConfig) -> bool:
+        """Whether the epoch that is about to end is one after which the validation split is scored.
+
+        The last one always is, and with it the one that patience would end the run with.
+        """
+        next_one = dataclasses.replace(self, epoch=self.epoch + 1)
+        every = settings.valid_every_epochs
+        return next_one.epoch % every == 0 or next_one.is_over(settings)
+
     def note_score(self, roc_auc: float | None) -> bool:
         """Takes the validation score of the epoch just done; returns whether it is the best.
 

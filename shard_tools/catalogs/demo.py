@@ -32,18 +32,19 @@ def make_demo(
         data_dir: the dataset's folder; made when absent.
         num_clips: how many clips of 29 s, at least 1; None: the variant's own number.
         seed: another seed, other music; at least 0.
-        variant: small, large or stranger; see ``shard_tools.demo.recipe``.
-        soundfonts: .sf2 files for the stranger set; empty: what Debian's packages installed.
+        variant: small, large, stranger or scout; see ``shard_tools.demo.recipe``.
+        soundfonts: .sf2 files for the stranger and scout sets; empty: what their Debian packages
+            installed.
         num_workers: processes; None: one per processor that this one may use.
         progress: show a bar on stderr when it takes longer than two seconds.
 
     Raises:
         ValueError: a setting is out of range, the folder holds something else, the packages
-            of the extra ``demo`` are not installed, or there is no soundfont for strangers.
+            of the extra ``demo`` are not installed, or there is no soundfont for a foreign set.
         ChildProcessError: a worker died.
     """
     from shard_tools.demo import make, recipe
-    from shard_tools.demo.soundfonts import find_strangers
+    from shard_tools.demo.soundfonts import find_foreign
 
     kind = recipe.RECIPES[variant]
     num_clips = kind.num_clips if num_clips is None else num_clips
@@ -53,10 +54,10 @@ def make_demo(
     request = make.Request(seed=seed, num_clips=num_clips, recipe=variant)
     if make.is_complete(data_dir, request):
         if kind.is_foreign and soundfonts:
-            named = replace(request, soundfonts=find_strangers(soundfonts))
+            named = replace(request, soundfonts=find_foreign(soundfonts, kind.package))
             make.check_soundfonts(data_dir, named)
         return
     make.check_packages()
     if kind.is_foreign:
-        request = replace(request, soundfonts=find_strangers(soundfonts))
+        request = replace(request, soundfonts=find_foreign(soundfonts, kind.package))
     make.make(data_dir, request, num_workers or available_cores(), progress)

@@ -2,7 +2,8 @@
 
 ``SMALL`` is the demo set that `make train` makes. ``LARGE`` is the one that networks are
 compared on: its splits are part of it, and the test split is played on patches and from
-scores that training never has. ``STRANGER`` is a test split alone, from another soundfont.
+scores that training never has. ``STRANGER`` is a test split alone, from another soundfont;
+``SCOUT`` a validation split alone, from a third one, by which settings may be chosen.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Recipe:
         collections: where scores are taken from, see ``scores.COLLECTIONS``.
         shelves: per split, the part of the scores that it plays from; {} is all of them.
         is_rough: with tempo drift, odd tunings and the recording chain of ``chain``.
-        is_foreign: rendered with soundfonts that the user has, not with pretty_midi's.
+        package: of ``soundfonts.PACKAGES``, whose soundfont it is rendered with unless the user
+            names others; "": with pretty_midi's.
     """
 
     name: str
@@ -53,7 +55,12 @@ class Recipe:
     collections: Mapping[str, scores.Sources]
     shelves: Mapping[str, str]
     is_rough: bool
-    is_foreign: bool
+    package: str
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is rendered with soundfonts that the user has, not with pretty_midi's."""
+        return bool(self.package)
 
     def rng(self, seed: int, *numbers: int) -> np.random.Generator:
         """A generator of this recipe's own for a purpose and a number."""
@@ -100,7 +107,7 @@ SMALL = Recipe(
     collections=scores.COLLECTIONS,
     shelves={},
     is_rough=False,
-    is_foreign=False,
+    package="",
 )
 LARGE = Recipe(
     name="large",
@@ -119,7 +126,7 @@ LARGE = Recipe(
     collections=scores.LARGE_COLLECTIONS,
     shelves={"train": "train", "valid": "valid", "test": "test"},
     is_rough=True,
-    is_foreign=False,
+    package="",
 )
 STRANGER = Recipe(
     name="stranger",
@@ -134,6 +141,21 @@ STRANGER = Recipe(
     collections=scores.LARGE_COLLECTIONS,
     shelves={"test": "stranger"},
     is_rough=True,
-    is_foreign=True,
+    package="fluid-soundfont-gm",
 )
-RECIPES = {recipe.name: recipe for recipe in (SMALL, LARGE, STRANGER)}
+SCOUT = Recipe(
+    name="scout",
+    num_clips=240,
+    version=1,
+    stream=103,
+    styles=ALL_STYLES,
+    round=LARGE_ROUND,
+    lots=("valid",),
+    patches={"valid": patches.EVERY},
+    kits={},
+    collections=scores.LARGE_COLLECTIONS,
+    shelves={"valid": "valid"},
+    is_rough=True,
+    package="csound-soundfont",
+)
+RECIPES = {recipe.name: recipe for recipe in (SMALL, LARGE, STRANGER, SCOUT)}

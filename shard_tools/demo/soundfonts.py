@@ -35,10 +35,11 @@ DRUMS = -1
 TABLE_OFFSET_DB = -3.8
 SLOT_S = 2
 NOTES_A_SLOT = 4
-# Debian's package (and its kin's) -> its file: Frank Wen's Fluid, MIT. One and no more, so that
-# the stranger set is the same wherever it is made; .sf3 files cannot be played.
+# Debian's package (and its kin's) -> its file: Frank Wen's Fluid, MIT, and Csound's bank, LGPL.
+# One a set and no more, so that a set is the same wherever it is made; .sf3 files cannot be played.
 PACKAGES: dict[str, Path] = {
     "fluid-soundfont-gm": Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
+    "csound-soundfont": Path("/usr/share/sounds/sf2/sf_GMbank.sf2"),
 }
 
 
@@ -49,21 +50,21 @@ def own() -> Path:
     return Path(spec.submodule_search_locations[0]) / "TimGM6mb.sf2"
 
 
-def find_strangers(named: Sequence[str]) -> tuple[Path, ...]:
-    """The soundfonts for the stranger set: those that are named, or what packages installed.
+def find_foreign(named: Sequence[str], package: str) -> tuple[Path, ...]:
+    """The soundfonts for a foreign set: those that are named, or the one of its package.
 
     Raises:
-        ValueError: there is none, or one cannot be used; says which packages have some.
+        ValueError: there is none, or one cannot be used; says which package has one.
     """
-    remedy = f"`apt install {' '.join(PACKAGES)}`, or name .sf2 files in dataset.soundfonts"
+    remedy = f"`apt install {package}`, or name .sf2 files in dataset.soundfonts"
     if not named:
-        found = tuple(path for path in PACKAGES.values() if path.is_file())
-        if not found:
+        path = PACKAGES[package]
+        if not path.is_file():
             raise ValueError(
-                "the stranger set needs a soundfont other than pretty_midi's, and "
-                f"{', '.join(map(str, PACKAGES.values()))} is not there; {remedy}"
+                "this demo set needs a soundfont other than pretty_midi's, and "
+                f"{path} is not there; {remedy}"
             )
-        return found
+        return (path,)
     paths = tuple(map(Path, named))
     for path in paths:
         if not path.is_file():

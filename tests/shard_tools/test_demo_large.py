@@ -356,8 +356,8 @@ def test_a_folder_of_another_variant_is_refused(large: Path) -> None:
 def test_without_a_soundfont_the_stranger_set_names_the_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soundfonts, "PACKAGES", {"some-package": tmp_path / "none.sf2"})
-    with pytest.raises(ValueError, match="apt install some-package"):
+    monkeypatch.setattr(soundfonts, "PACKAGES", {"fluid-soundfont-gm": tmp_path / "none.sf2"})
+    with pytest.raises(ValueError, match="apt install fluid-soundfont-gm"):
         make_demo(tmp_path / "data", variant="stranger")
     assert not (tmp_path / "data").exists()
 

@@ -397,3 +397,21 @@ def test_the_best_epoch_is_the_first_with_the_highest_score() -> None:
             kept.append(epoch)
     assert kept == [1, 3, 7]
     assert (progress.best_roc_auc, progress.best_epoch) == (0.7, 7)
+
+
+@pytest.mark.parametrize(
+    ("every", "patience", "scored"),
+    [(1, 0, [1, 2, 3, 4, 5]), (2, 0, [2, 4, 5]), (7, 0, [5]), (4, 3, [3, 4, 5])],
+)
+def test_the_epoch_that_may_be_the_last_is_always_scored(
+    every: int, patience: int, scored: list[int]
+) -> None:
+    settings = config.TrainConfig(epochs=5, valid_every_epochs=every, early_stop_epochs=patience)
+    progress, found = checkpoint.Progress(), []
+    while not progress.is_over(settings):
+        is_scored = progress.is_scored_next(settings)
+        progress.epoch += 1
+        if is_scored:
+            found.append(progress.epoch)
+            progress.note_score(0.5)
+    assert found == scored
