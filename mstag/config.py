@@ -224,6 +224,9 @@ class TrainConfig:
     """Memory layout of activations; the faster one on CPUs and on tensor cores."""
     mixup_alpha: float = 0.0
     """Mixup: Beta(alpha, alpha) weights between pairs of clips; 0: off."""
+    equaliser_db: float = 0.0
+    """Random equaliser: standard deviation, in dB, of the smooth curve over the mel bands that a
+    clip is given; 0: off."""
     num_time_masks: int = 0
     """SpecAugment: time masks per clip."""
     time_mask_frames: int = 60
@@ -289,6 +292,7 @@ class TrainConfig:
             "warmup_steps",
             "grad_clip",
             "mixup_alpha",
+            "equaliser_db",
             "num_time_masks",
             "time_mask_frames",
             "num_mel_masks",

@@ -14,7 +14,7 @@ from mstag.config import ModelConfig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-ARCHITECTURES = ("mscnn", "musicnn", "short_chunk_res")
+ARCHITECTURES = ("mscnn", "mscnn2", "musicnn", "short_chunk_res")
 
 
 def build_model(config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> nn.Module:
@@ -43,6 +43,10 @@ def build_model(config: ModelConfig, n_mels: int, num_frames: int, num_tags: int
         from mstag.models.mscnn import MultiScaleCnn
 
         return MultiScaleCnn(config, *shape)
+    if config.name == "mscnn2":
+        from mstag.models.mscnn2 import MultiScaleRes
+
+        return MultiScaleRes(config, *shape)
     if config.name == "musicnn":
         from mstag.models.musicnn import Musicnn
 

@@ -1,4 +1,4 @@
-"""Random chunks, SpecAugment and mixup, on the training device, drawn for each clip on its own.
+"""Random chunks, equalisers, SpecAugment and mixup, on the training device, each clip on its own.
 
 The few random numbers are drawn on the CPU, for all clips of the global batch, by a generator
 keyed on (seed, step); each rank takes the rows of its clips. So a resumed run draws the same,
@@ -10,6 +10,7 @@ axis.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ from mstag.config import TrainConfig
 
 APART = 0x6D697875
 """Part of the key that sets these draws apart from dropout's and the epoch order's."""
+
+NUM_COSINES = 5
+"""Of an equaliser's curve: the finest has its bumps two fifths of the bands apart."""
+NEPERS_PER_DB = math.log(10) / 10
+"""Log-mels are natural logarithms of power."""
 
 Rows = npt.NDArray[np.float64]
 
@@ -48,6 +54,10 @@ class Lots:
         """Numbers from [0, 1), (num_clips, *shape)."""
         return self._rng.random((self._num_all, *shape))[self._own]
 
+    def normal(self, *shape: int) -> Rows:
+        """Numbers from the standard normal distribution, (num_clips, *shape)."""
+        return self._rng.standard_normal((self._num_all, *shape))[self._own]
+
     def beta(self, alpha: float) -> Rows:
         """Numbers from Beta(alpha, alpha), (num_clips,)."""
         return self._rng.beta(alpha, alpha, self._num_all)[self._own]
@@ -61,13 +71,14 @@ def augment(
     lots: Lots,
     num_frames: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cuts, masks, then mixes a batch as ``config`` says; the default changes nothing.
+    """Cuts, equalises, masks, then mixes a batch as ``config`` says; the default changes nothing.
 
     Args:
         x_B1MT: log-mel spectrograms, float32.
         y_BK: labels as float32, 0 or 1.
         known_BK: 1.0 where a label is known; None: all are.
-        config: mixup_alpha, num_time_masks, time_mask_frames, num_mel_masks, mel_mask_bands.
+        config: equaliser_db, mixup_alpha, num_time_masks, time_mask_frames, num_mel_masks,
+            mel_mask_bands.
         lots: source of all randomness.
         num_frames: what the network takes, if that is less than T; None: all.
 
@@ -77,6 +88,8 @@ def augment(
     if num_frames is not None and num_frames < x_B1MT.shape[3]:
         starts_B = places(lots.uniform(), x_B1MT.shape[3] - num_frames)
         x_B1MT = random_chunk(x_B1MT, num_frames, starts_B)
+    if config.equaliser_db > 0:
+        x_B1MT = equalise(x_B1MT, config.equaliser_db, lots)
     x_B1MT = mask_bands(x_B1MT, 3, config.num_time_masks, config.time_mask_frames, lots)
     x_B1MT = mask_bands(x_B1MT, 2, config.num_mel_masks, config.mel_mask_bands, lots)
     if config.mixup_alpha > 0:
@@ -100,6 +113,23 @@ def random_chunk(x_B1MT: Tensor, num_frames: int, starts: npt.NDArray[np.int64])
     starts_B = _to_device(starts[:num_clips], x_B1MT.device)
     frames_BT = starts_B[:, None] + torch.arange(num_frames, device=x_B1MT.device)
     return x_B1MT.gather(3, frames_BT[:, None, None, :].expand(-1, 1, n_mels, -1))
+
+
+def equalise(x_B1MT: Tensor, deviation_db: float, lots: Lots) -> Tensor:
+    """Gives each clip a smooth curve over the mel bands, as another room or microphone would.
+
+    The curve is a sum of the first few cosines of a cosine transform, the constant left out
+    (a level is not a colour), with normal weights: over clips and bands its standard deviation
+    is ``deviation_db``. In the manner of FilterAugment (Nam et al. 2022), without corners.
+    """
+    num_clips, _, n_mels, _ = x_B1MT.shape
+    weights_BW = lots.normal(NUM_COSINES)[:num_clips]
+    band_M, cosine_W1 = np.arange(n_mels) + 0.5, np.arange(1, NUM_COSINES + 1)[:, None]
+    cosines_WM = np.cos(np.pi * cosine_W1 * band_M / n_mels)
+    # The mean square of a cosine is a half.
+    scale = deviation_db * NEPERS_PER_DB / math.sqrt(NUM_COSINES / 2)
+    curves_BM = _to_device((scale * weights_BW @ cosines_WM).astype(np.float32), x_B1MT.device)
+    return x_B1MT + curves_BM[:, None, :, None]
 
 
 def mask_bands(x_B1MT: Tensor, dim: int, num_masks: int, max_width: int, lots: Lots) -> Tensor:

@@ -9,10 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mstag.config import TrainConfig
-from mstag.training.augment import Lots, augment, mask_bands, mixup, places, random_chunk
+from mstag.training.augment import (
+    Lots,
+    augment,
+    equalise,
+    mask_bands,
+    mixup,
+    places,
+    random_chunk,
+)
 
 EVERYTHING = TrainConfig(
-    num_time_masks=2, time_mask_frames=9, num_mel_masks=1, mel_mask_bands=5, mixup_alpha=0.3
+    equaliser_db=3.0,
+    num_time_masks=2,
+    time_mask_frames=9,
+    num_mel_masks=1,
+    mel_mask_bands=5,
+    mixup_alpha=0.3,
 )
 
 
@@ -47,6 +60,17 @@ def test_masks_are_bands_of_the_mean(seed: int, dim: int, num_masks: int, max_wi
     assert across.sum(dim=1).max() <= num_masks * max_width
     mean = x.mean(dim=(1, 2, 3), keepdim=True).expand_as(x)
     assert torch.equal(masked[changed], mean[changed])
+
+
+def test_an_equaliser_is_a_smooth_curve_over_the_bands_alone() -> None:
+    x = torch.randn(2000, 1, 96, 2)
+    curves = (equalise(x, 6.0, Lots(0, 0, 2000)) - x).squeeze(1)
+    assert torch.allclose(curves[..., 0], curves[..., 1], atol=1e-5), "the same in every frame"
+    curves_db = curves[..., 0] * 10 / np.log(10)
+    assert curves_db.mean(dim=1).abs().max() < 1e-4, "no louder, no softer"
+    assert curves_db.square().mean().sqrt() == pytest.approx(6.0, rel=0.03)
+    assert curves_db.diff(dim=1).square().mean().sqrt() < 1.0, "5 half waves over 96 bands"
+    assert len({tuple(curve) for curve in curves_db.tolist()}) == 2000, "each clip its own"
 
 
 def test_each_clip_has_masks_of_its_own() -> None:

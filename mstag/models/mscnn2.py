@@ -1,0 +1,153 @@
+"""mscnn2: several scales seen at once, fused early and late, at a quarter of the usual price.
+
+The idea is that of 2017, what carries it out is not. One layer looks at the spectrogram through
+kernels of several shapes (tall and short for attacks, flat and long for tones, square for
+textures); residual blocks of small kernels follow, each at half the resolution of the last; and
+the classifier hears what every one of them has found, its mean and its loudest moment. What each
+part is worth: docs/accuracy.md.
+
+Shape suffixes: B clips of the batch, C channels, M mel bands, T frames, F features, L tags.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mstag.config import ModelConfig
+from mstag.models.network import Network, require_size
+
+Kernel = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """Sizes and choices; what the ablations of bench/accuracy.py change, one at a time."""
+
+    kernels: tuple[Kernel, ...] = ((9, 3), (3, 9), (5, 5))
+    """Bands and frames of the first layer's kernels: attacks, tones, textures."""
+    kernel_channels: tuple[int, ...] = (24, 24, 16)
+    """How many kernels there are of each shape."""
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Channels of the residual blocks, each of which sees half the bands and frames of the last."""
+    num_heard: int = 3
+    """How many of the blocks, the last ones, the classifier hears."""
+    knee: float | None = 6.0
+    """How far below a chunk's mean power (in nepers: 6 is 26 dB) quiet and silent become one."""
+
+
+DESIGN = Design()
+FIRST_STRIDE, FIRST_POOL = 2, 2
+QUIETEST = -20.0
+"""In nepers, where there is no knee: what silence is taken for."""
+BANDS_PER_CELL = FRAMES_PER_CELL = 16
+"""Of the last block: two halvings at the first layer, one at each block but the first."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a way that is as short as can be.
+
+    Args:
+        num_in: channels in.
+        num_out: channels out.
+        momentum: of BatchNorm.
+        halves: whether bands and frames are halved first, by max-pooling.
+    """
+
+    def __init__(self, num_in: int, num_out: int, momentum: float, *, halves: bool) -> None:
+        super().__init__()
+        self.halves = halves
+        self.first = nn.Conv2d(num_in, num_out, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(num_out, momentum=momentum)
+        self.second = nn.Conv2d(num_out, num_out, 3, padding=1, bias=False)
+        self.second_norm = nn.BatchNorm2d(num_out, momentum=momentum)
+        self.beside: nn.Module = nn.Identity()
+        if num_in != num_out:
+            self.beside = nn.Sequential(
+                nn.Conv2d(num_in, num_out, 1, bias=False),
+                nn.BatchNorm2d(num_out, momentum=momentum),
+            )
+        # The block starts as its short way alone, which is quicker to train (Goyal et al. 2017).
+        nn.init.zeros_(self.second_norm.weight)
+
+    def forward(self, x_BCMT: Tensor) -> Tensor:
+        """(B, num_in, M, T) -> (B, num_out, M, T), halved where the block halves."""
+        if self.halves:
+            x_BCMT = functional.max_pool2d(x_BCMT, 2)
+        y_BCMT = functional.relu(self.first_norm(self.first(x_BCMT)), inplace=True)
+        y_BCMT = self.second_norm(self.second(y_BCMT))
+        return functional.relu(y_BCMT + self.beside(x_BCMT), inplace=True)
+
+
+class MultiScaleRes(Network):
+    """Log-mel spectrograms x_B1MT -> logits y_BL.
+
+    Args:
+        config: the width of the hidden layer (256 in the configs that come with it), dropout in
+            front of it (0.4; half as much behind it), BatchNorm's momentum (0.1).
+        n_mels: M, at least 16.
+        num_frames: T, at least 16; kept as the attribute of this name.
+        num_tags: L.
+
+    Raises:
+        ValueError: the spectrogram is too small for four halvings.
+    """
+
+    def __init__(self, config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> None:
+        super().__init__(num_frames)
+        smallest = BANDS_PER_CELL, FRAMES_PER_CELL
+        require_size(config, n_mels, num_frames, smallest, "it halves them four times")
+        design, momentum = DESIGN, config.batchnorm_momentum
+        self.knee, self.num_heard = design.knee, design.num_heard
+        self.input_norm = nn.BatchNorm2d(1, momentum=momentum)
+        self.views = nn.ModuleList(
+            nn.Conv2d(1, count, (m, t), FIRST_STRIDE, (m // 2, t // 2), bias=False)
+            for (m, t), count in zip(design.kernels, design.kernel_channels, strict=True)
+        )
+        num_first = sum(design.kernel_channels)
+        self.views_norm = nn.BatchNorm2d(num_first, momentum=momentum)
+        ways = zip((num_first, *design.widths), design.widths, strict=False)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(i, o, momentum, halves=number > 0) for number, (i, o) in enumerate(ways)
+        )
+        num_features = 2 * sum(design.widths[-design.num_heard :])
+        self.end_with(
+            nn.BatchNorm1d(num_features, momentum=momentum),
+            nn.Dropout(config.dropout),
+            nn.Linear(num_features, config.hidden_units),
+            nn.BatchNorm1d(config.hidden_units, momentum=momentum),
+            nn.ReLU(),
+            nn.Dropout(config.dropout / 2),
+            nn.Linear(config.hidden_units, num_tags),
+        )
+
+    def hear(self, x_B1MT: Tensor) -> Tensor:
+        """Log-mel spectrograms -> what the classifier's first layer takes, y_BF."""
+        y_B1MT = self.input_norm(self.level(x_B1MT))
+        y_BCMT = torch.cat([view(y_B1MT) for view in self.views], dim=1)
+        y_BCMT = functional.relu(self.views_norm(y_BCMT), inplace=True)
+        y_BCMT = functional.max_pool2d(y_BCMT, FIRST_POOL)
+        heard = []
+        for block in self.blocks:
+            y_BCMT = block(y_BCMT)
+            heard.append(y_BCMT)
+        # In float32: in bf16, a mean over thousands of cells would be rounded to 3 digits.
+        cells = [y_BCMT.float() for y_BCMT in heard[-self.num_heard :]]
+        means = [y_BCMT.mean(dim=(2, 3)) for y_BCMT in cells]
+        return torch.cat([*means, *(y_BCMT.amax(dim=(2, 3)) for y_BCMT in cells)], dim=1)
+
+    def level(self, x_B1MT: Tensor) -> Tensor:
+        """Takes a chunk's loudness away and bends what is far below it towards one value.
+
+        With p the power of a cell over the mean power of the chunk's cells, log(1 + p e^knee): a
+        level or a noise floor tells how a recording was made, and not what is played.
+        """
+        if self.knee is None:
+            return x_B1MT.clamp_min(QUIETEST)
+        num_cells = x_B1MT.shape[2] * x_B1MT.shape[3]
+        mean_B111 = torch.logsumexp(x_B1MT, dim=(1, 2, 3), keepdim=True) - math.log(num_cells)
+        return functional.softplus(x_B1MT - mean_B111 + self.knee)

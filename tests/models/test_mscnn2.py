@@ -1,0 +1,108 @@
+"""mscnn2: what it hears and does not hear, its sizes, its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from shared_data import REPOSITORY
+
+from mstag.config import ModelConfig, load_config
+from mstag.models import build_model, classify, embed, embedding_size, head_of, mscnn2
+from mstag.models.mscnn2 import DESIGN, MultiScaleRes
+
+BANDS, FRAMES = 32, 48
+
+
+def build(num_tags: int = 7, bands: int = BANDS, frames: int = FRAMES) -> MultiScaleRes:
+    torch.manual_seed(0)
+    settings = ModelConfig(name="mscnn2", hidden_units=32, dropout=0.4, batchnorm_momentum=0.1)
+    model = build_model(settings, bands, frames, num_tags)
+    assert isinstance(model, MultiScaleRes)
+    return model
+
+
+def spectrograms(num_clips: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return 3 * torch.randn(num_clips, 1, BANDS, FRAMES, generator=generator) - 8
+
+
+def test_a_louder_recording_sounds_the_same() -> None:
+    model, x = build().eval(), spectrograms()
+    with torch.no_grad():
+        assert torch.allclose(model(x), model(x + 5.0), atol=1e-4)
+
+
+def test_what_is_far_below_the_music_sounds_alike() -> None:
+    model, x = build().eval(), spectrograms()
+    noise = torch.where(x < -8.0, -30.0, x + 10)
+    silence = torch.where(x < -8.0, -46.0, x + 10)
+    with torch.no_grad():
+        assert torch.allclose(model.level(noise), model.level(silence), atol=1e-4)
+        assert not torch.allclose(model.level(noise), model.level(x + 10), atol=1e-2)
+
+
+def test_the_bend_is_its_formula() -> None:
+    x = spectrograms(1)
+    power = x.double().exp()
+    assert DESIGN.knee is not None
+    expected = torch.log1p(power / power.mean() * math.exp(DESIGN.knee))
+    assert torch.allclose(build().level(x).double(), expected, atol=1e-5)
+
+
+def test_a_silent_clip_is_no_exception() -> None:
+    model = build().eval()
+    with torch.no_grad():
+        assert model(torch.full((1, 1, BANDS, FRAMES), -46.05)).isfinite().all()
+
+
+def test_every_block_is_heard_at_its_own_scale() -> None:
+    model = build().eval()
+    sizes = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, __, y: sizes.append(tuple(y.shape[1:])))
+    with torch.no_grad():
+        heard = model.hear(spectrograms(1))
+    assert sizes == [(width, 8 >> n, 12 >> n) for n, width in enumerate(DESIGN.widths)]
+    assert heard.shape == (1, 2 * sum(DESIGN.widths))
+
+
+def test_a_network_is_its_two_parts() -> None:
+    model, x = build().eval(), spectrograms(2)
+    with torch.no_grad():
+        features = embed(model, x)
+        assert features.shape == (2, embedding_size(model)) == (2, 32)
+        assert torch.equal(classify(model, features), model(x))
+    assert head_of(model) == (f"classifier.{len(model.classifier) - 1}",)
+
+
+def test_every_weight_learns() -> None:
+    model, x = build(num_tags=3), spectrograms(4)
+    rate = 0.1
+    for _ in range(2):  # in the first step, blocks are still their short ways
+        model.zero_grad()
+        model(x).square().sum().backward()
+        idle = [name for name, w in model.named_parameters() if w.grad is None or not w.grad.any()]
+        with torch.no_grad():
+            for weights in model.parameters():
+                weights -= rate * weights.grad  # type: ignore[operator]
+    assert idle == []
+
+
+def test_spectrograms_that_are_too_small_are_refused() -> None:
+    assert build(bands=16, frames=16).eval()(torch.zeros(1, 1, 16, 16)).shape == (1, 7)
+    with pytest.raises(ValueError, match=r"15 bands x 48 frames.*features.n_mels >= 16"):
+        build(bands=15)
+    with pytest.raises(ValueError, match=r"features.num_frames >= 16"):
+        build(frames=15)
+
+
+def test_a_design_without_a_part_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    less = dataclasses.replace(DESIGN, num_heard=1, knee=None)
+    monkeypatch.setattr(mscnn2, "DESIGN", less)
+    model, x = build().eval(), spectrograms(1)
+    with torch.no_grad():
+        assert model.hear(x).shape == (1, 2 * DESIGN.widths[-1])
+        assert not torch.allclose(model(x), model(x + 5.0), atol=1e-4)
