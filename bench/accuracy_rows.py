@@ -8,7 +8,7 @@ Learning rates and ways of augmenting were chosen by the validation split and th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mstag.config import Config, load_config
@@ -52,10 +52,18 @@ SHORT_CHUNKS = (
 )
 
 
-def all_contestants() -> list[Contestant]:
-    """Networks, the baseline's learning rates, ablations, shares of the clips."""
-    ours = ("model.name=mscnn2", "model.hidden_units=256", "model.dropout=0.4")
-    ours += ("model.chunk_frames=314", "train.learning_rate=3e-3")
+OURS = (
+    "model.name=mscnn2",
+    "model.hidden_units=256",
+    "model.dropout=0.4",
+    "model.chunk_frames=314",
+    "train.learning_rate=3e-3",
+)
+FEW_SHARES = (0.3, 0.1)
+
+
+def main_ones() -> list[Contestant]:
+    """The networks that are compared, and the baseline at other learning rates."""
     short_chunk_res = ("model.name=short_chunk_res", "model.hidden_units=512")
     short_chunk_res += ("model.dropout=0.5", "model.chunk_frames=231", "features.n_mels=128")
     musicnn = ("model.name=musicnn", "model.hidden_units=200", "model.dropout=0.5")
@@ -63,7 +71,7 @@ def all_contestants() -> list[Contestant]:
     faithful = ("train.learning_rate=1e-4", "train.schedule=constant", "train.warmup_steps=0")
     faithful += ("train.batch_size=20", "model.batchnorm_momentum=0.99")
     return [
-        Contestant(name="mscnn2", settings=ours),
+        Contestant(name="mscnn2", settings=OURS),
         Contestant(
             name="mscnn",
             settings=("train.learning_rate=1e-3",),
@@ -84,7 +92,7 @@ def all_contestants() -> list[Contestant]:
             Contestant(
                 name=f"mscnn-{rate}",
                 settings=(f"train.learning_rate={rate}",),
-                what="the same at another learning rate",
+                what="mscnn at another learning rate",
                 num_seeds=1,
             )
             for rate in ("5e-4", "2e-3")
@@ -98,4 +106,66 @@ def all_contestants() -> list[Contestant]:
     ]
 
 
-CONTESTANTS = {contestant.name: contestant for contestant in all_contestants()}
+def ablations() -> list[Contestant]:
+    """Our network with one thing changed, one seed each."""
+    squares = ("kernels=((5, 5),)", "kernel_channels=(64,)")
+    changes: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = [
+        ("no-level", "no level taken away, no knee", (), ("knee=None",)),
+        ("one-shape", "one shape of kernels, 64 squares", (), squares),
+        ("last-block", "the last block alone is heard", (), ("num_heard=1",)),
+        ("64-bands", "64 mel bands", ("features.n_mels=64",), ()),
+        ("whole-clips", "whole clips, not chunks", ("model.chunk_frames=0",), ()),
+        ("equaliser", "with random equalisers, 3 dB", ("train.equaliser_db=3",), ()),
+        ("mixup", "with mixup, alpha 0.3", ("train.mixup_alpha=0.3",), ()),
+        (
+            "spec-augment",
+            "with SpecAugment: a mask of 30 frames, one of 10 bands",
+            (
+                *("train.num_time_masks=1", "train.time_mask_frames=30"),
+                *("train.num_mel_masks=1", "train.mel_mask_bands=10"),
+            ),
+            (),
+        ),
+        ("ema", "with an average of the weights, decay 0.98", ("train.ema_decay=0.98",), ()),
+    ]
+    found = [
+        Contestant(
+            name=f"mscnn2-{name}",
+            settings=(*OURS, *settings),
+            what=what,
+            without="mscnn2",
+            design=design,
+            num_seeds=1,
+        )
+        for name, what, settings, design in changes
+    ]
+    found.append(
+        Contestant(
+            name="mscnn-chunks",
+            settings=("model.chunk_frames=314", "train.learning_rate=1e-3"),
+            what="mscnn in mscnn2's chunks",
+            without="mscnn",
+            num_seeds=1,
+        )
+    )
+    return found
+
+
+def fewer_clips() -> list[Contestant]:
+    """Sample efficiency: as many clips seen of fewer artists."""
+    wholes = [contestant for contestant in main_ones() if contestant.name in ("mscnn2", "mscnn")]
+    return [
+        replace(
+            whole,
+            name=f"{whole.name}-{share:.0%}",
+            what=f"{share:.0%} of the training artists",
+            without=whole.name,
+            share=share,
+            num_seeds=1,
+        )
+        for share in FEW_SHARES
+        for whole in wholes
+    ]
+
+
+CONTESTANTS = {c.name: c for c in (*main_ones(), *ablations(), *fewer_clips())}

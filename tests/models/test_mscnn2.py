@@ -7,9 +7,8 @@ import math
 
 import pytest
 import torch
-from shared_data import REPOSITORY
 
-from mstag.config import ModelConfig, load_config
+from mstag.config import ModelConfig
 from mstag.models import build_model, classify, embed, embedding_size, head_of, mscnn2
 from mstag.models.mscnn2 import DESIGN, MultiScaleRes
 
