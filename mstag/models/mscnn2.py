@@ -32,9 +32,9 @@ class Design:
     """Bands and frames of the first layer's kernels: attacks, tones, textures."""
     kernel_channels: tuple[int, ...] = (24, 24, 16)
     """How many kernels there are of each shape."""
-    widths: tuple[int, ...] = (64, 128, 256)
+    widths: tuple[int, ...] = (64, 128, 256, 512)
     """Channels of the residual blocks, each of which sees half the bands and frames of the last."""
-    num_heard: int = 3
+    num_heard: int = 4
     """How many of the blocks, the last ones, the classifier hears."""
     knee: float | None = 6.0
     """How far below a chunk's mean power (in nepers: 6 is 26 dB) quiet and silent become one."""
@@ -44,8 +44,9 @@ DESIGN = Design()
 FIRST_STRIDE, FIRST_POOL = 2, 2
 QUIETEST = -20.0
 """In nepers, where there is no knee: what silence is taken for."""
-BANDS_PER_CELL = FRAMES_PER_CELL = 16
-"""Of the last block: two halvings at the first layer, one at each block but the first."""
+MIN_BANDS, MIN_FRAMES = 32, 64
+"""So that after five halvings (two at the first layer, one at each block but the first) a band and
+two frames are left. Of a single one torch 2.11 gives wrong gradients in bf16 on CPUs."""
 
 
 class ResidualBlock(nn.Module):
@@ -89,18 +90,18 @@ class MultiScaleRes(Network):
     Args:
         config: the width of the hidden layer (256 in the configs that come with it), dropout in
             front of it (0.4; half as much behind it), BatchNorm's momentum (0.1).
-        n_mels: M, at least 16.
-        num_frames: T, at least 16; kept as the attribute of this name.
+        n_mels: M, at least 32.
+        num_frames: T, at least 64; kept as the attribute of this name.
         num_tags: L.
 
     Raises:
-        ValueError: the spectrogram is too small for four halvings.
+        ValueError: the spectrogram is too small for five halvings.
     """
 
     def __init__(self, config: ModelConfig, n_mels: int, num_frames: int, num_tags: int) -> None:
         super().__init__(num_frames)
-        smallest = BANDS_PER_CELL, FRAMES_PER_CELL
-        require_size(config, n_mels, num_frames, smallest, "it halves them four times")
+        smallest = MIN_BANDS, MIN_FRAMES
+        require_size(config, n_mels, num_frames, smallest, "it halves them five times")
         design, momentum = DESIGN, config.batchnorm_momentum
         self.knee, self.num_heard = design.knee, design.num_heard
         # Nothing to learn in it: the convolutions behind it then spare the gradient of their

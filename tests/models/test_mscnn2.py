@@ -12,7 +12,7 @@ from mstag.config import ModelConfig
 from mstag.models import build_model, classify, embed, embedding_size, head_of, mscnn2
 from mstag.models.mscnn2 import DESIGN, MultiScaleRes
 
-BANDS, FRAMES = 32, 48
+BANDS, FRAMES = 32, 64
 
 
 def build(num_tags: int = 7, bands: int = BANDS, frames: int = FRAMES) -> MultiScaleRes:
@@ -64,7 +64,8 @@ def test_every_block_is_heard_at_its_own_scale() -> None:
         block.register_forward_hook(lambda _, __, y: sizes.append(tuple(y.shape[1:])))
     with torch.no_grad():
         heard = model.hear(spectrograms(1))
-    assert sizes == [(width, 8 >> n, 12 >> n) for n, width in enumerate(DESIGN.widths)]
+    assert sizes == [(width, 8 >> n, 16 >> n) for n, width in enumerate(DESIGN.widths)]
+    assert sizes[-1][1:] == (1, 2)
     assert heard.shape == (1, 2 * sum(DESIGN.widths))
 
 
@@ -91,11 +92,10 @@ def test_every_weight_learns() -> None:
 
 
 def test_spectrograms_that_are_too_small_are_refused() -> None:
-    assert build(bands=16, frames=16).eval()(torch.zeros(1, 1, 16, 16)).shape == (1, 7)
-    with pytest.raises(ValueError, match=r"15 bands x 48 frames.*features.n_mels >= 16"):
-        build(bands=15)
-    with pytest.raises(ValueError, match=r"features.num_frames >= 16"):
-        build(frames=15)
+    with pytest.raises(ValueError, match=r"31 bands x 64 frames.*features.n_mels >= 32"):
+        build(bands=31)
+    with pytest.raises(ValueError, match=r"features.num_frames >= 64"):
+        build(frames=63)
 
 
 def test_a_design_without_a_part_can_be_built(monkeypatch: pytest.MonkeyPatch) -> None:
