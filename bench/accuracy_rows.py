@@ -56,7 +56,7 @@ OURS = (
     "model.name=mscnn2",
     "model.hidden_units=256",
     "model.dropout=0.4",
-    "model.chunk_frames=314",
+    "model.chunk_frames=376",
     "train.learning_rate=3e-3",
 )
 FEW_SHARES = (0.3, 0.1)
@@ -142,7 +142,7 @@ def ablations() -> list[Contestant]:
     found.append(
         Contestant(
             name="mscnn-chunks",
-            settings=("model.chunk_frames=314", "train.learning_rate=1e-3"),
+            settings=("model.chunk_frames=376", "train.learning_rate=1e-3"),
             what="mscnn in mscnn2's chunks",
             without="mscnn",
             num_seeds=1,

@@ -1,10 +1,11 @@
-"""mscnn2: several scales seen at once, fused early and late, at a quarter of the usual price.
+"""mscnn2: several scales seen at once, fused early and late.
 
 The idea is that of 2017, what carries it out is not. One layer looks at the spectrogram through
 kernels of several shapes (tall and short for attacks, flat and long for tones, square for
 textures); residual blocks of small kernels follow, each at half the resolution of the last; and
-the classifier hears what every one of them has found, its mean and its loudest moment. What each
-part is worth: docs/accuracy.md.
+the classifier hears what every one of them has found, on average and at its strongest. It is fed
+chunks of some 15 s, random ones in training, and told neither how loud a recording is nor what
+lies far below the music. What each part is worth: docs/accuracy.md.
 
 Shape suffixes: B clips of the batch, C channels, M mel bands, T frames, F features, L tags.
 """
@@ -132,8 +133,8 @@ class MultiScaleRes(Network):
         """Log-mel spectrograms -> what the classifier's first layer takes, y_BF."""
         y_B1MT = self.input_norm(self.level(x_B1MT))
         y_BCMT = torch.cat([view(y_B1MT) for view in self.views], dim=1)
-        # Pooled before it is normalised, which then has a quarter of the work.
-        y_BCMT = self.views_norm(functional.max_pool2d(y_BCMT, FIRST_POOL))
+        # ReLU and max-pooling commute; this order leaves ReLU a quarter of the work.
+        y_BCMT = functional.max_pool2d(self.views_norm(y_BCMT), FIRST_POOL)
         y_BCMT = functional.relu(y_BCMT, inplace=True)
         heard = []
         for block in self.blocks:
