@@ -19,12 +19,12 @@ RUN    := runs/$(DATASET)
 LAUNCH := $(if $(filter-out 0 1,$(GPUS)),$(BIN)/torchrun --standalone --nproc-per-node $(GPUS),$(BIN)/python)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup shards train eval watch dashboard sweep test lint style bench clean
+.PHONY: help setup shards train eval watch dashboard sweep test lint style bench bench-accuracy clean
 
 help: ## this list
 	@echo "make TARGET [DATASET=demo] [DATA=folder] [GPUS=N] [FRESH=1] [ARGS=\"...\"]"
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(BIN)/.ready ## create .venv and install the pinned dependencies
 
@@ -78,6 +78,9 @@ bench: setup .venv-bench/.ready ## run the benchmarks -> bench/results (installs
 	@grep -v '^xxhash==' constraints.txt > .venv-bench/constraints.txt
 	$(BIN)/uv pip install --python .venv-bench/bin/python -c .venv-bench/constraints.txt -e '.[bench]'
 	@touch $@
+
+bench-accuracy: setup ## train networks on the larger demo set, compare scores and costs (QUICK=1: hours of CPU, not days)
+	@$(BIN)/python bench/accuracy.py --folder runs/bench-accuracy $(if $(QUICK),--quick) $(ARGS)
 
 clean: ## remove .venv and caches; data, shards and runs stay
 	rm -rf .venv .venv-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

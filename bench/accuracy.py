@@ -36,6 +36,8 @@ from accuracy_text import as_text
 from numpy.typing import NDArray
 
 from mstag import metrics, runtime
+from shard_tools.demo.recipe import RECIPES
+from shard_tools.demo.soundfonts import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = {
@@ -267,20 +269,32 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--sets",
         nargs="*",
-        default=["stranger", "scout"],
         choices=[*SETS][1:],
-        help="scored besides",
+        help="scored besides  [default: those whose soundfont is installed]",
     )
     parser.add_argument("--text", action="store_true", help="trains nothing, tells what is there")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     args = parser.parse_args()
     args.epochs = args.epochs or (QUICK_EPOCHS if args.quick else EPOCHS)
     args.folder, args.data = args.folder.resolve(), args.data.resolve()
+    args.sets = installed_sets() if args.sets is None else args.sets
     args.scored = ["test", *args.sets]
     unknown = sorted(set(args.only or []) - set(CONTESTANTS))
     if unknown:
         sys.exit(f"--only {unknown[0]}: no such contestant; known: {', '.join(CONTESTANTS)}")
     return args
+
+
+def installed_sets() -> list[str]:
+    """The sets that can be made here; says what the others lack."""
+    found = []
+    for which in [*SETS][1:]:
+        package = RECIPES[which].package
+        if PACKAGES[package].is_file():
+            found.append(which)
+        else:
+            print(f"{which} is left out: `apt install {package}`", file=sys.stderr)
+    return found
 
 
 def wanted_runs(args: argparse.Namespace) -> list[tuple[Contestant, int]]:

@@ -23,11 +23,16 @@ WINDOW_SAMPLES = FEATURES.num_frames * FEATURES.hop_length
 
 
 def make_bundle(
-    folder: Path, *, seed: int = 0, features: FeatureConfig = FEATURES, chunk_frames: int = 0
+    folder: Path,
+    *,
+    seed: int = 0,
+    features: FeatureConfig = FEATURES,
+    chunk_frames: int = 0,
+    name: str = "mscnn",
 ) -> Path:
     """Saves an untrained bundle and returns its folder."""
     torch.manual_seed(seed)
-    settings = ModelConfig(hidden_units=8, chunk_frames=chunk_frames)
+    settings = ModelConfig(name=name, hidden_units=8, chunk_frames=chunk_frames)
     model = build_model(settings, features.n_mels, features.num_frames, len(TAGS))
     save_bundle(
         folder,

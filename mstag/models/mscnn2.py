@@ -140,10 +140,10 @@ class MultiScaleRes(Network):
         for block in self.blocks:
             y_BCMT = block(y_BCMT)
             heard.append(y_BCMT)
-        # In float32: in bf16, a mean over thousands of cells would be rounded to 3 digits.
-        cells = [y_BCMT.float() for y_BCMT in heard[-self.num_heard :]]
-        means = [y_BCMT.mean(dim=(2, 3)) for y_BCMT in cells]
-        return torch.cat([*means, *(y_BCMT.amax(dim=(2, 3)) for y_BCMT in cells)], dim=1)
+        heard = heard[-self.num_heard :]
+        # In bf16, a mean over thousands of cells would be rounded to 3 digits.
+        means = [y_BCMT.mean(dim=(2, 3), dtype=torch.float32) for y_BCMT in heard]
+        return torch.cat([*means, *(y_BCMT.amax(dim=(2, 3)) for y_BCMT in heard)], dim=1)
 
     def level(self, x_B1MT: Tensor) -> Tensor:
         """Takes a chunk's loudness away and bends what is far below it towards one value.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -26,6 +27,7 @@ from mstag.tagging.export_labels import About
 from mstag.tagging.tagger import Tagger
 
 RATE_HZ = FEATURES.sample_rate_hz
+WIDER = dataclasses.replace(LONGER, n_mels=32)
 Exported = tuple[Path, Path, dict[str, Any]]
 
 
@@ -136,12 +138,20 @@ def test_labels_are_essentias_and_ours(from_waveform: Exported) -> None:
 
 
 @pytest.mark.parametrize(
-    ("to", "made_for", "chunk_frames"), [("onnx-mel", LONGER, 64), ("pt2", FEATURES, 0)]
+    ("to", "made_for", "chunk_frames", "network"),
+    [
+        ("onnx-mel", LONGER, 64, "mscnn"),
+        ("onnx-mel", WIDER, 64, "mscnn2"),
+        ("pt2", FEATURES, 0, "mscnn"),
+        ("pt2", WIDER, 64, "mscnn2"),
+    ],
 )
 def test_from_spectrograms_it_scores_as_the_tagger(
-    tmp_path: Path, to: str, made_for: FeatureConfig, chunk_frames: int
+    tmp_path: Path, to: str, made_for: FeatureConfig, chunk_frames: int, network: str
 ) -> None:
-    bundle = make_bundle(tmp_path / "bundle", features=made_for, chunk_frames=chunk_frames)
+    bundle = make_bundle(
+        tmp_path / "bundle", features=made_for, chunk_frames=chunk_frames, name=network
+    )
     out = tmp_path / "out" / f"tagger{SUFFIXES[to]}"
     program, labels = export_bundle(bundle, to, out)
     assert sorted(out.parent.iterdir()) == sorted([program, labels])
