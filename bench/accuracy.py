@@ -340,6 +340,13 @@ def gather(args: argparse.Namespace) -> Found:
     return found
 
 
+def command_line(args: argparse.Namespace) -> str:
+    """What trains all of this anew."""
+    budget = ["--quick"] if args.quick else ["--epochs", str(args.epochs)]
+    options = [*budget, "--seeds", str(args.seeds), "--sets", *args.sets]
+    return shlex.join(["python", "bench/accuracy.py", "--folder", "FOLDER", *options])
+
+
 def main() -> None:
     """Trains everything, takes the costs, writes."""
     args = parse()
@@ -351,10 +358,7 @@ def main() -> None:
         found[name]["costs"] = cost
     main_ones = [name for name in found if not CONTESTANTS[name].without]
     result = {
-        "command": "python bench/accuracy.py --folder FOLDER "
-        + shlex.join(sys.argv[1:])
-        .replace(str(args.folder), "FOLDER")
-        .replace("--folder FOLDER ", ""),
+        "command": command_line(args),
         "machine": f"{platform.machine()}-{os.cpu_count()}-cores",
         "device": str(runtime.pick_device("auto")),
         "torch": torch.__version__,

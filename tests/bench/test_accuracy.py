@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from mstag.config import load_config
 from mstag.models import mscnn2
 from shard_tools.demo.piece import VOCABULARY
 from shard_tools.demo.tables import ClipRow, annotations_table, info_table
@@ -120,3 +121,10 @@ def test_another_budget_has_another_folder(tmp_path: Path) -> None:
     fewer = rows.CONTESTANTS["mscnn2-10%"]
     command = accuracy.command_of(args, fewer, 0)
     assert {"train.epochs=50", "train.valid_every_epochs=10"} <= set(command), "as many clips seen"
+
+
+def test_the_config_for_our_network_is_its_contestant() -> None:
+    shipped = load_config(rows.ROOT / "configs" / "demo-large-mscnn2.toml")
+    contestant = rows.CONTESTANTS["mscnn2"].config()
+    named = dataclasses.replace(contestant.dataset, name=shipped.dataset.name)
+    assert shipped == dataclasses.replace(contestant, dataset=named)
