@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import torch
+from accuracy_rows import Contestant, designed
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -90,17 +91,21 @@ class Costs:
         return time.perf_counter()
 
 
-def costs_of(configs: dict[str, Config]) -> dict[str, dict[str, Any]]:
+def costs_of(contestants: list[Contestant]) -> dict[str, dict[str, Any]]:
     """Of each contestant: see :func:`gmacs_of`; clips/s in training and scoring, medians."""
-    made = {name: Costs(config) for name, config in configs.items()}
+    timed, counted = {}, {}
+    for contestant in contestants:
+        with designed(contestant):
+            config = contestant.config()
+            timed[contestant.name], counted[contestant.name] = Costs(config), gmacs_of(config)
     for number in range(1 + ROUNDS):
-        for cost in made.values():
+        for cost in timed.values():
             cost.turn(counts=number > 0)
     return {
-        name: gmacs_of(config)
+        name: counted[name]
         | {
-            "train_clips_per_s": 1 / statistics.median(made[name].train_s),
-            "score_clips_per_s": 1 / statistics.median(made[name].score_s),
+            "train_clips_per_s": 1 / statistics.median(cost.train_s),
+            "score_clips_per_s": 1 / statistics.median(cost.score_s),
         }
-        for name, config in configs.items()
+        for name, cost in timed.items()
     }

@@ -2,16 +2,20 @@
 
 Every contestant is ``configs/demo-large.toml`` with the settings of its own put on top, so that
 any of them can be trained by hand: ``train.py --config configs/demo-large.toml --set ...``.
-Learning rates and ways of augmenting were chosen by the validation split and the scouts
-(docs/accuracy.md), nothing by the test split or by the strangers.
+Learning rates were chosen by the validation split and the scouts (docs/accuracy.md), nothing by
+the test split or by the strangers.
 """
 
 from __future__ import annotations
 
+import ast
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mstag.config import Config, load_config
+from mstag.models import mscnn2
 
 BASE = "configs/demo-large.toml"
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,9 +43,27 @@ class Contestant:
     is_slow_on_cpus: bool = False
     """Left out by --quick."""
 
-    def config(self) -> Config:
-        """The settings in full."""
-        return load_config(ROOT / BASE, self.settings)
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Those of the settings that shards depend on."""
+        return tuple(s for s in self.settings if s.startswith("features."))
+
+    def config(self, *settings: str) -> Config:
+        """The settings in full, or others."""
+        return load_config(ROOT / BASE, settings or self.settings)
+
+
+@contextlib.contextmanager
+def designed(contestant: Contestant) -> Iterator[None]:
+    """Networks that are built meanwhile are of the contestant's design."""
+    usual = mscnn2.DESIGN
+    pairs = (change.partition("=") for change in contestant.design)
+    changes = {name: ast.literal_eval(value) for name, _, value in pairs}
+    mscnn2.DESIGN = replace(usual, **changes)
+    try:
+        yield
+    finally:
+        mscnn2.DESIGN = usual
 
 
 SHORT_CHUNKS = (
@@ -80,12 +102,14 @@ def main_ones() -> list[Contestant]:
         Contestant(
             name="short_chunk_res",
             settings=(*SHORT_CHUNKS, *short_chunk_res, "train.learning_rate=3e-4"),
-            what="Short-chunk CNN + Res, its learning rate the better one of 3e-4 and 1e-3",
+            what="Short-chunk CNN + Res, its learning rate the better one of 3e-4 and 1e-3; its "
+            "validation is dear, so its weights are the best of every fourth epoch and the last",
             valid_every=4,
         ),
         Contestant(
             name="musicnn",
             settings=(*SHORT_CHUNKS, *musicnn),
+            what="its learning rate is the base config's, not tuned",
             is_slow_on_cpus=True,
         ),
         *(
@@ -100,7 +124,7 @@ def main_ones() -> list[Contestant]:
         Contestant(
             name="mscnn-2017",
             settings=faithful,
-            what="the recipe of 2017 to the letter: constant rate, batches of 20, its BatchNorm",
+            what="with the recipe of 2017: a constant rate of 1e-4, batches of 20, its BatchNorm",
             num_seeds=1,
         ),
     ]

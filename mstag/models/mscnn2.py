@@ -2,10 +2,10 @@
 
 The idea is that of 2017, what carries it out is not. One layer looks at the spectrogram through
 kernels of several shapes (tall and short for attacks, flat and long for tones, square for
-textures); residual blocks of small kernels follow, each at half the resolution of the last; and
-the classifier hears what every one of them has found, on average and at its strongest. It is fed
-chunks of some 15 s, random ones in training, and told neither how loud a recording is nor what
-lies far below the music. What each part is worth: docs/accuracy.md.
+textures); residual blocks of small kernels follow, each but the first at half the resolution of
+the one before; and the classifier hears what every one of them has found, on average and at its
+strongest. It is told neither how loud a recording is nor what lies far below the music. Its
+configs feed it chunks of 17.5 s. What its parts are worth: docs/accuracy.md.
 
 Shape suffixes: B clips of the batch, C channels, M mel bands, T frames, F features, L tags.
 """
@@ -34,7 +34,8 @@ class Design:
     kernel_channels: tuple[int, ...] = (24, 24, 16)
     """How many kernels there are of each shape."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    """Channels of the residual blocks, each of which sees half the bands and frames of the last."""
+    """Channels of the residual blocks, each of which but the first sees half the bands and frames
+    of the one before."""
     num_heard: int = 4
     """How many of the blocks, the last ones, the classifier hears."""
     knee: float | None = 6.0

@@ -415,7 +415,7 @@ class Progress:
     def note_score(self, roc_auc: float | None) -> bool:
         """Takes the validation score of the epoch just done; returns whether it is the best.
 
-        The first epoch is always kept, so that there is a bundle even where no tag of the
+        The first that is scored is always kept, so that there is a bundle even where no tag of the
         validation split has both positives and negatives.
         """
         better = roc_auc is not None and (self.best_roc_auc is None or roc_auc > self.best_roc_auc)

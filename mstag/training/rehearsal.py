@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import tempfile
 import time
 from collections.abc import Mapping
@@ -81,8 +82,10 @@ def rehearse(
     num_valid = store.manifest.splits["valid"].clips
     valid_s = score_s * num_valid / min(num_valid, CLIPS_PER_RANK * ranks.world_size)
     steps_left = total_steps - progress.step
-    epochs_left = settings.epochs - progress.epoch
-    train_s = steps_left * (step_s[-1] if step_s else 0.0) + epochs_left * valid_s
+    every = settings.valid_every_epochs
+    scorings_left = math.ceil(settings.epochs / every) - progress.epoch // every
+    train_s = steps_left * (step_s[-1] if step_s else 0.0) + scorings_left * valid_s
+    after = "each epoch" if every == 1 else f"every {every} epochs and the last"
     goes_on = f"goes on at step {progress.step}" if progress.step else "starts anew"
     has_test = runs.has_clips(store.manifest, "test")
     lines = [
@@ -94,7 +97,7 @@ def rehearse(
         f"step:       {step_s[-1]:.2f} s, the first {step_s[0]:.2f} s, loss {loss:.4f}"
         if step_s
         else "step:       none: the run stands at the end of an epoch",
-        f"evaluation: {num_valid} clips after each epoch, some {duration(valid_s)}",
+        f"evaluation: {num_valid} clips after {after}, some {duration(valid_s)}",
         f"checkpoint: {num_bytes / 1e6:.0f} MB in {save_s:.2f} s, every "
         f"{settings.checkpoint_every_s:.0f} s and after each epoch",
         f"tracking:   W&B {wandb_run.wanted_mode(config.wandb)}, metrics.jsonl",

@@ -1,6 +1,6 @@
 """A split -> the eval report, with every clip counted exactly once, at any number of ranks.
 
-train.py calls it after each epoch and at its end, eval.py for everything else.
+train.py calls it after epochs and at its end, eval.py for everything else.
 """
 
 from __future__ import annotations

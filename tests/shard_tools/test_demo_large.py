@@ -38,7 +38,7 @@ from shard_tools.demo.instruments import INSTRUMENTS
 for package in ("music21", "pretty_midi", "midirenderer", "lameenc"):
     pytest.importorskip(package, reason=f"{package} (extra `demo`) is not installed")
 
-LARGE, STRANGER = recipe.LARGE, recipe.STRANGER
+LARGE, STRANGER, SCOUT = recipe.LARGE, recipe.STRANGER, recipe.SCOUT
 NUM_ARTISTS = LARGE.num_clips // (piece.CLIPS_PER_TRACK * piece.TRACKS_PER_ARTIST)
 
 
@@ -138,7 +138,7 @@ def test_artists_play_from_the_shelf_of_their_split(monkeypatch: pytest.MonkeyPa
         return score
 
     monkeypatch.setattr(draft, "pick_score", pick)
-    for kind, numbers in ((LARGE, range(240)), (STRANGER, range(80))):
+    for kind, numbers in ((LARGE, range(240)), (STRANGER, range(80)), (SCOUT, range(80))):
         for number in numbers:
             first = number // 40 * 80 + number % 40
             if kind.styles[kind.round[number % 40]].write.__module__.endswith("scored"):
@@ -166,16 +166,18 @@ def test_every_style_is_in_every_split_in_fair_shares(artists: list[piece.Artist
             assert own.name != other.name
 
 
-def test_the_folders_are_the_split_and_both_sets_have_the_same_tags(
+def test_the_folders_are_the_split_and_all_sets_have_the_same_tags(
     artists: list[piece.Artist], tmp_path: Path
 ) -> None:
     names = {}
-    for name, members in (("demo-large", artists), ("demo-stranger", artists[::9])):
+    alone = {"demo-stranger": "test", "demo-scout": "valid"}
+    for name in ("demo-large", *alone):
+        members = artists[::9] if name in alone else artists
         tags = [piece.VOCABULARY[i % 49 : i % 49 + 3] for i in range(len(members))]
         rows = [
             tables.ClipRow(
                 *(i + 1, 1, "piece", artist.name, artist.album, 0, 29, tags[i]),
-                split=artist.split if name == "demo-large" else "test",
+                split=alone.get(name, artist.split),
             )
             for i, artist in enumerate(members)
         ]
@@ -188,7 +190,7 @@ def test_the_folders_are_the_split_and_both_sets_have_the_same_tags(
         leaks = splits.leak_report(catalogue.clips)
         assert leaks["test"]["artist"] == leaks["test"]["recording"] == 0.0
         names[name] = catalogue.tag_names
-    assert names["demo-large"] == names["demo-stranger"] == list(piece.VOCABULARY)
+    assert all(tag_names == list(piece.VOCABULARY) for tag_names in names.values())
 
 
 def test_a_missing_set_is_made_by_its_own_config(tmp_path: Path) -> None:
@@ -353,12 +355,15 @@ def test_a_folder_of_another_variant_is_refused(large: Path) -> None:
     make_demo(large, num_clips=1, variant="large")  # whole: nothing to do
 
 
-def test_without_a_soundfont_the_stranger_set_names_the_packages(
+def test_without_its_soundfont_a_foreign_set_names_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(soundfonts, "PACKAGES", {"fluid-soundfont-gm": tmp_path / "none.sf2"})
-    with pytest.raises(ValueError, match="apt install fluid-soundfont-gm"):
-        make_demo(tmp_path / "data", variant="stranger")
+    nowhere = dict.fromkeys(soundfonts.PACKAGES, tmp_path / "none.sf2")
+    monkeypatch.setattr(soundfonts, "PACKAGES", nowhere)
+    packages = {"stranger": "fluid-soundfont-gm", "scout": "csound-soundfont"}
+    for variant, package in packages.items():
+        with pytest.raises(ValueError, match=f"apt install {package}"):
+            make_demo(tmp_path / "data", variant=variant)
     assert not (tmp_path / "data").exists()
 
 
@@ -382,17 +387,20 @@ def test_a_soundfont_that_cannot_be_played_is_named(
     assert not (tmp_path / "data").exists()
 
 
-def test_a_stranger_set_is_all_test_and_keeps_to_its_soundfonts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("variant", "split"), [("stranger", "test"), ("scout", "valid")])
+def test_a_foreign_set_is_one_split_and_keeps_to_its_soundfonts(
+    tmp_path: Path, variant: str, split: str
+) -> None:
     font = soundfonts.own()  # no stranger, but there on every machine
     folder = tmp_path / "data"
     make_demo(
         *(folder,),
-        **{"num_clips": 1, "variant": "stranger", "soundfonts": [str(font)]},  # type: ignore[arg-type]
+        **{"num_clips": 1, "variant": variant, "soundfonts": [str(font)]},  # type: ignore[arg-type]
         num_workers=1,
         progress=False,
     )
     (clip,) = folder.rglob("*.mp3")
-    assert clip.parent.name in tables.FOLDERS["test"]
+    assert clip.parent.name in tables.FOLDERS[split]
     made_with = json.loads((folder / make.REQUEST).read_text())["made_with"]
     assert made_with[font.name] == hashlib.sha256(font.read_bytes()).hexdigest()
     other = tmp_path / "other.sf2"
@@ -400,7 +408,7 @@ def test_a_stranger_set_is_all_test_and_keeps_to_its_soundfonts(tmp_path: Path) 
     # Whole, and then begun alone: another soundfont would make a set of two kinds.
     for _ in range(2):
         with pytest.raises(ValueError, match=r"made with the soundfonts TimGM6mb\.sf2"):
-            make_demo(folder, num_clips=1, variant="stranger", soundfonts=[str(other)])
+            make_demo(folder, num_clips=1, variant=variant, soundfonts=[str(other)])
         (folder / make.ANNOTATIONS).unlink(missing_ok=True)
 
 
