@@ -35,7 +35,7 @@ DRUMS = -1
 TABLE_OFFSET_DB = -3.8
 SLOT_S = 2
 NOTES_A_SLOT = 4
-# Debian's package (and its kin's) -> its file: Frank Wen's Fluid, MIT; Csound's bank, public domain.
+# Debian's package (and its kin's) -> its file: Frank Wen's Fluid, MIT; Csound's, public domain.
 # One a set and no more, so that a set is the same wherever it is made; .sf3 files cannot be played.
 PACKAGES: dict[str, Path] = {
     "fluid-soundfont-gm": Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"),
