@@ -21,8 +21,9 @@ def as_text(result: Found) -> str:
     sets = [name for name in TITLES if any(name in run for run in runs)]
     sizes = {name: next(run[name]["clips"] for run in runs if name in run) for name in sets}
     wholes = {name: c for name, c in found.items() if not c["without"]}
+    seen = [run["clips_seen"] for c in (wholes or found).values() for run in c["runs"].values()]
     parts = [
-        f"Each contestant saw about {max(run['clips_seen'] for run in runs):,} clips "
+        f"Each contestant saw about {max(seen):,} clips "
         f"({result['epochs']} epochs of demo-large) and was scored on "
         + ", ".join(f"{size} clips of {TITLES[name]}" for name, size in sizes.items())
         + ". Mean +- standard deviation over the seeds. The weights are those of the best epoch "
