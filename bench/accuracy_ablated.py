@@ -8,27 +8,24 @@ arguments of the script after it. What it leaves is not to be loaded as an mscnn
 
 from __future__ import annotations
 
-import ast
-import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from accuracy_rows import Contestant, designed
+
 import eval as eval_script
 import train
-from mstag.models import mscnn2
 
 
 def main() -> None:
     """Changes the design, then does what the script does."""
     end = sys.argv.index("--")
     script, *changes = sys.argv[1:end]
-    pairs = (change.partition("=") for change in changes)
-    design = {name: ast.literal_eval(value) for name, _, value in pairs}
-    mscnn2.DESIGN = dataclasses.replace(mscnn2.DESIGN, **design)
     command = {"train.py": train.main, "eval.py": eval_script.main}[script]
-    command(sys.argv[end + 1 :])
+    with designed(Contestant(name="ablated", settings=(), design=tuple(changes))):
+        command(sys.argv[end + 1 :])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from mstag.training import runs
 from shard_tools.demo.recipe import RECIPES
 from shard_tools.demo.soundfonts import PACKAGES
+from shard_tools.demo.tables import FOLDERS
 
 INFO, ANNOTATIONS = "clip_info_final.csv", "annotations_final.csv"
 SETS = {
@@ -102,7 +103,7 @@ def shards_of(bench: Bench, contestant: Contestant, which: str) -> Path:
 def part_of(data: Path, share: float, folder: Path) -> Path:
     """The same set with a share of the training artists, drawn once; audio is linked."""
     infos = read_table(data / INFO)
-    is_train = {row["clip_id"]: row["mp3_path"][0] in "0123456789ab" for row in infos}
+    is_train = {row["clip_id"]: row["mp3_path"][0] in FOLDERS["train"] for row in infos}
     artists = sorted({row["artist"] for row in infos if is_train[row["clip_id"]]})
     np.random.default_rng(0).shuffle(artists)
     kept = set(artists[: round(share * len(artists))])
