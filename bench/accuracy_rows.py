@@ -78,7 +78,7 @@ OURS = (
     "model.name=mscnn2",
     "model.hidden_units=256",
     "model.dropout=0.4",
-    "model.chunk_frames=376",
+    "model.chunk_frames=471",
     "train.learning_rate=3e-3",
 )
 FEW_SHARES = (0.3, 0.1)
@@ -134,6 +134,7 @@ def ablations() -> list[Contestant]:
     """Our network with one thing changed, one seed each."""
     squares = ("kernels=((5, 5),)", "kernel_channels=(64,)")
     changes: list[tuple[str, str, tuple[str, ...], tuple[str, ...]]] = [
+        ("no-courses", "the spectrogram alone is seen", (), ("has_courses=False",)),
         ("no-level", "no level taken away, no knee", (), ("knee=None",)),
         ("one-shape", "one shape of kernels, 64 squares", (), squares),
         ("last-block", "the last block alone is heard", (), ("num_heard=1",)),
@@ -166,7 +167,7 @@ def ablations() -> list[Contestant]:
     found.append(
         Contestant(
             name="mscnn-chunks",
-            settings=("model.chunk_frames=376", "train.learning_rate=1e-3"),
+            settings=("model.chunk_frames=471", "train.learning_rate=1e-3"),
             what="mscnn in mscnn2's chunks",
             without="mscnn",
             num_seeds=1,

@@ -35,7 +35,7 @@ def test_the_cost_of_another_design_is_its_own() -> None:
     whole, less = costs.costs_of(chosen).values()
     assert less["weights"] < whole["weights"]
     assert all(cost["train_clips_per_s"] > 0 for cost in (whole, less))
-    assert rows.mscnn2.DESIGN.num_heard == 4, "as it was"
+    assert rows.mscnn2.DESIGN.num_heard == 2, "as it was"
 
 
 def test_multiply_adds_are_those_of_the_papers_networks() -> None:
