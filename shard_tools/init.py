@@ -34,6 +34,22 @@ BYTES_PER_VALUE = 2
 # From this many windows a file on, one in the middle is suggested instead of all of them.
 MANY_WINDOWS = 12
 FRAMES_PER_CELL = 64
+CHUNK_FRAMES = 471
+NETWORK: dict[str, object] = {
+    "name": "mscnn2",
+    "hidden_units": 256,
+    "dropout": 0.4,
+    "batchnorm_momentum": 0.1,
+    "chunk_frames": CHUNK_FRAMES,
+}
+TRAINING: dict[str, object] = {
+    "epochs": 20,
+    "batch_size": 10,
+    "learning_rate": 3e-3,
+    "schedule": "cosine",
+    "warmup_steps": 20,
+}
+"""[model] and [train] of a training from nothing: the best of docs/accuracy.md."""
 FINE_TUNING: dict[str, object] = {
     "epochs": 10,
     "batch_size": 10,
@@ -89,6 +105,8 @@ def init(
     if like is not None:
         _add_fine_tuning(draft, like)
     _add_audio(draft, folder, found, rows)
+    if like is None:
+        _add_network(draft)
     _add_tags(draft, rows)
     text = _text(folder, draft)
     from_tables(tomllib.loads(text))  # what is written can be loaded
@@ -181,6 +199,23 @@ def _add_audio(draft: Draft, folder: Path, found: Found, rows: Rows) -> None:
         )
     if heads.durations_s:
         _add_lengths(draft, heads.durations_s, len(rows.clips))
+
+
+def _add_network(draft: Draft) -> None:
+    """[model] and [train] of a run that starts from nothing."""
+    draft.tables["model"], draft.tables["train"] = dict(NETWORK), dict(TRAINING)
+    heard = "hears chunks of 21.9 s"
+    if (
+        from_tables({"features": draft.tables.get("features", {})}).features.num_frames
+        <= CHUNK_FRAMES
+    ):
+        draft.tables["model"]["chunk_frames"] = 0
+        heard = "hears whole windows"
+    draft.notes.append(
+        f"The network is mscnn2, which {heard}: of those compared in docs/accuracy.md the most "
+        "accurate and the quickest to train. [train] did well there with 1,680 clips; where "
+        "there are many more, fewer epochs and a larger batch (train.py --batch-size auto) may do."
+    )
 
 
 def _add_fine_tuning(draft: Draft, like: Path) -> None:

@@ -68,7 +68,10 @@ def test_from_init_to_catalog_by_the_real_commands(tmp_path: Path) -> None:
         "dataset": {"name": "my-music", "kind": "folders", "num_tags": 2},
         "features": {"num_frames": 64},
         "shards": {"max_skipped": 0.1},
+        "model": starting.NETWORK | {"chunk_frames": 0},
+        "train": starting.TRAINING,
     }
+    assert "The network is mscnn2, which hears whole windows" in comments
     assert "26 audio files (25 wav, 1 mp3)" in comments
     assert "Headers of 25 drawn files: 1.0 to 1.0 s" in comments
     assert "8000 Hz, channels 2; 1 cannot be read, e.g. rock/broken.wav" in comments
@@ -136,8 +139,17 @@ def test_a_split_of_the_tables_own_and_tracks(tmp_path: Path) -> None:
     settings, comments = make(tmp_path / "m", tmp_path / "b.toml")
     assert "Split: by track (1 of them)" in comments
     assert settings == {
-        "dataset": {"name": "m", "kind": "table", "table": "t.jsonl", "num_tags": 2}
+        "dataset": {"name": "m", "kind": "table", "table": "t.jsonl", "num_tags": 2},
+        "model": starting.NETWORK,
+        "train": starting.TRAINING,
     }
+    assert "which hears chunks of 21.9 s" in comments
+
+
+def test_the_network_is_the_one_that_was_measured() -> None:
+    measured = tomllib.loads((REPOSITORY / "configs" / "demo-large-mscnn2.toml").read_text())
+    assert measured["model"] == starting.NETWORK
+    assert measured["train"] | {"epochs": starting.TRAINING["epochs"]} == starting.TRAINING
 
 
 @pytest.mark.parametrize(
