@@ -141,7 +141,7 @@ class MultiScaleRes(Network):
         """Log-mel spectrograms -> what the classifier's first layer takes, y_BF."""
         y_B1MT = self.input_norm(self.level(x_B1MT))
         if self.has_courses:
-            sounds_B11T = (x_B1MT.amax(dim=2, keepdim=True) > QUIETEST).to(x_B1MT.dtype)
+            sounds_B11T = x_B1MT.amax(dim=2, keepdim=True) > QUIETEST
             y_B1MT = torch.cat([y_B1MT, courses(y_B1MT, sounds_B11T)], dim=1)
         y_BCMT = torch.cat([view(y_B1MT) for view in self.views], dim=1)
         # Pooling in front leaves BatchNorm and ReLU a quarter of the work, and scored better.
@@ -179,10 +179,11 @@ def courses(x_B1MT: Tensor, sounds_B11T: Tensor) -> Tensor:
 
     Args:
         x_B1MT: leveled spectrograms.
-        sounds_B11T: 1.0 for the frames that count, 0.0 for silent ones, which get 0.
+        sounds_B11T: which frames count; the others, silent ones, get 0.
     """
-    num_B111 = sounds_B11T.sum(dim=3, keepdim=True).clamp_min(1.0)
-    mean_B1M1 = (x_B1MT * sounds_B11T).sum(dim=3, keepdim=True) / num_B111
-    x_B1MT = (x_B1MT - mean_B1M1) * sounds_B11T
+    # Without casts, which exported programs would tie to the device that they were made on.
+    num_B111 = sounds_B11T.sum(dim=3, keepdim=True).clamp_min(1)
+    mean_B1M1 = torch.where(sounds_B11T, x_B1MT, 0.0).sum(dim=3, keepdim=True) / num_B111
+    x_B1MT = torch.where(sounds_B11T, x_B1MT - mean_B1M1, 0.0)
     variance_B1M1 = x_B1MT.square().sum(dim=3, keepdim=True) / num_B111
     return x_B1MT * torch.rsqrt(variance_B1M1 + LEAST_VARIANCE)

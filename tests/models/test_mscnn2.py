@@ -75,7 +75,7 @@ def courses_of(model: MultiScaleRes, x: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_bands_course_is_its_formula() -> None:
-    y, sounds = spectrograms().double(), torch.ones(3, 1, 1, FRAMES, dtype=torch.float64)
+    y, sounds = spectrograms().double(), torch.ones(3, 1, 1, FRAMES, dtype=torch.bool)
     mean, variance = y.mean(dim=3, keepdim=True), y.var(dim=3, correction=0, keepdim=True)
     expected = (y - mean) / (variance + mscnn2.LEAST_VARIANCE).sqrt()
     assert torch.allclose(mscnn2.courses(y, sounds), expected)
