@@ -49,8 +49,8 @@ class Design:
 DESIGN = Design()
 FIRST_STRIDE, FIRST_POOL = 2, 2
 QUIETEST = -20.0
-"""In nepers: a frame that has nothing louder is silent. It is -87 dB; pieces that are too short are
-filled up with -200 dB."""
+"""In nepers: a frame that has nothing louder is silent, and without a knee cells end there. It is
+-87 dB; pieces that are too short are filled up with -200 dB."""
 LEAST_VARIANCE = 0.01
 """Of a band's course, where that of all cells of all clips is 1: so that next to nothing is not
 blown up."""
