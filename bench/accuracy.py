@@ -78,7 +78,7 @@ def wanted_runs(args: argparse.Namespace) -> list[tuple[Contestant, int]]:
     """Contestants and seeds, seed by seed, so that a bench that is cut short compares all."""
     chosen = [c for c in CONTESTANTS.values() if c.name in (args.only or CONTESTANTS)]
     if args.quick and not args.only:
-        chosen = [c for c in chosen if not c.is_slow_on_cpus]
+        chosen = [c for c in chosen if c.is_in_quick]
     seeds = range(args.seeds)
     return [(c, seed) for seed in seeds for c in chosen if seed < c.num_seeds]
 

@@ -40,8 +40,8 @@ class Contestant:
     """Epochs between two validations, which cost some networks as much as training."""
     num_seeds: int = 99
     """At most."""
-    is_slow_on_cpus: bool = False
-    """Left out by --quick."""
+    is_in_quick: bool = True
+    """Whether --quick trains it: not what crawls on CPUs, nor what shows on many passes alone."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def main_ones() -> list[Contestant]:
             name="musicnn",
             settings=(*SHORT_CHUNKS, *musicnn),
             what="its learning rate is the base config's, not tuned",
-            is_slow_on_cpus=True,
+            is_in_quick=False,
         ),
         *(
             Contestant(
@@ -176,6 +176,39 @@ def ablations() -> list[Contestant]:
     return found
 
 
+def recipes() -> list[Contestant]:
+    """What configs/mtt.toml turns on for ``mscnn``, one by one and together, one seed each.
+
+    The average reaches back as far, of all steps, as mtt.toml's does when both run 20 epochs.
+    """
+    adamw = ("train.optimizer=adamw", "train.weight_decay=1e-2")
+    clip, ema, mixup = "train.grad_clip=1.0", "train.ema_decay=0.99", "train.mixup_alpha=0.3"
+    masks = ("train.num_time_masks=2", "train.num_mel_masks=2")
+    changes: list[tuple[str, str, tuple[str, ...]]] = [
+        ("adamw", "with AdamW, decay 1e-2, and gradients clipped at 1", (*adamw, clip)),
+        ("ema", "with an average of the weights, decay 0.99", (ema,)),
+        ("mixup", "with mixup, alpha 0.3", (mixup,)),
+        ("masks", "with SpecAugment: two masks of up to 60 frames, two of up to 16 bands", masks),
+        (
+            "masks-equaliser",
+            "with those masks and random equalisers, 3 dB",
+            (*masks, "train.equaliser_db=3"),
+        ),
+        ("all", "with all of it but equalisers", (*adamw, clip, ema, mixup, *masks)),
+    ]
+    return [
+        Contestant(
+            name=f"mscnn-{name}",
+            settings=("train.learning_rate=1e-3", *settings),
+            what=what,
+            without="mscnn",
+            num_seeds=1,
+            is_in_quick=False,
+        )
+        for name, what, settings in changes
+    ]
+
+
 def fewer_clips() -> list[Contestant]:
     """Sample efficiency: as many clips seen of fewer artists."""
     wholes = [contestant for contestant in main_ones() if contestant.name in ("mscnn2", "mscnn")]
@@ -193,4 +226,4 @@ def fewer_clips() -> list[Contestant]:
     ]
 
 
-CONTESTANTS = {c.name: c for c in (*main_ones(), *ablations(), *fewer_clips())}
+CONTESTANTS = {c.name: c for c in (*main_ones(), *ablations(), *recipes(), *fewer_clips())}

@@ -173,7 +173,25 @@ def find_bundle(folder: Path) -> Path:
         if (candidate / "tagger.json").is_file():
             return candidate
     reason = "no tagger.json in it" if folder.is_dir() else "no such folder"
-    raise ValueError(f"{folder}: not a trained model ({reason}); name one such as runs/demo/best")
+    beside = bundles_beside(folder)
+    remedy = f"there are {', '.join(map(str, beside))}" if beside else "name one such as runs/demo"
+    raise ValueError(f"{folder}: not a trained model ({reason}); {remedy}")
+
+
+def bundles_beside(folder: Path) -> list[Path]:
+    """Bundles and runs with one in the folder where another was looked for, by name.
+
+    Of runs/typo/best, whose folder is not there either, those in runs.
+    """
+    place = folder.parent if folder.parent.is_dir() else folder.parent.parent
+    try:
+        return sorted(
+            path
+            for path in place.iterdir()
+            if any((path / part / "tagger.json").is_file() for part in ("", "best"))
+        )
+    except OSError:  # not there, or not to be read: no help, but no reason to fail either
+        return []
 
 
 def read_tagger(folder: Path) -> dict[str, Any]:

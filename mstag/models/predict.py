@@ -139,24 +139,19 @@ def predict(
     numbers: list[npt.NDArray[np.int64]] = []
     scores: list[Tensor] = []
     known: dict[str, list[Tensor]] = {"tags": [], "mask": []}
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), full_float32():
-            for batch in batches:
-                if between_batches is not None:
-                    between_batches()
-                mel = batch["mel"].to(device, torch.float32)
-                ids.extend(batch["id"])
-                if "number" in batch:
-                    numbers.append(batch["number"])
-                # An empty batch keeps the number of tags; kernels need not accept it.
-                empty = mel.new_empty(batch["tags"].shape)
-                scores.append(score_windows(model, mel) if len(mel) else empty)
-                for key in known.keys() & batch.keys():
-                    known[key].append(batch[key].clone())
-    finally:
-        model.train(was_training)
+    with in_float32(model):
+        for batch in batches:
+            if between_batches is not None:
+                between_batches()
+            mel = batch["mel"].to(device, torch.float32)
+            ids.extend(batch["id"])
+            if "number" in batch:
+                numbers.append(batch["number"])
+            # An empty batch keeps the number of tags; kernels need not accept it.
+            empty = mel.new_empty(batch["tags"].shape)
+            scores.append(score_windows(model, mel) if len(mel) else empty)
+            for key in known.keys() & batch.keys():
+                known[key].append(batch[key].clone())
     # One copy from the device at the end: none waits for the device in between.
     labels = torch.cat(known["tags"] or [torch.empty((0, 0), dtype=torch.uint8)]).cpu().numpy()
     return Predictions(
@@ -186,15 +181,10 @@ def predict_chunks(model: nn.Module, mel: npt.NDArray[Any]) -> npt.NDArray[np.fl
     mel_11MT = torch.as_tensor(mel, dtype=torch.float32, device=device)[None, None]
     chunk_frames = frames_at_once(model)
     starts = chunk_starts(mel_11MT.shape[-1], chunk_frames)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), full_float32():
-            chunks = [mel_11MT[..., start : start + chunk_frames] for start in starts]
-            (scores_N1K,) = _of_chunks(chunks, lambda mel: (torch.sigmoid(model(mel)),))
-            scores_NK: npt.NDArray[np.float32] = scores_N1K[:, 0].cpu().numpy()
-    finally:
-        model.train(was_training)
+    with in_float32(model):
+        chunks = [mel_11MT[..., start : start + chunk_frames] for start in starts]
+        (scores_N1K,) = _of_chunks(chunks, lambda mel: (torch.sigmoid(model(mel)),))
+        scores_NK: npt.NDArray[np.float32] = scores_N1K[:, 0].cpu().numpy()
     return scores_NK
 
 

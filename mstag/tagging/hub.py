@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstag import __version__
 from mstag.console import one_line
-from mstag.models.bundle import find_bundle, save_bundle
+from mstag.models.bundle import bundles_beside, find_bundle, save_bundle
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,7 +41,7 @@ def find_or_fetch(
 
     Args:
         bundle: a bundle, a run folder, or, as a string, an id like user/name. What exists as a
-            path is never looked for on the Hub.
+            path is never looked for on the Hub, nor what would lie beside other bundles.
         revision: of the Hub: a branch, a tag or a commit; None: the main branch.
         cache_dir: where the Hub's files are kept; None: where huggingface_hub keeps them.
         token: of the Hub; None: the one that `hf auth login` saved, or the environment's.
@@ -50,8 +50,10 @@ def find_or_fetch(
     Raises:
         ValueError: no bundle, no such id, no network, or no package huggingface_hub.
     """
-    if not isinstance(bundle, str) or Path(bundle).exists() or not ID.fullmatch(bundle):
-        return find_bundle(Path(bundle))
+    path = Path(bundle)
+    is_id = ID.fullmatch(str(bundle)) and not path.exists() and not bundles_beside(path)
+    if not isinstance(bundle, str) or not is_id:
+        return find_bundle(path)
     hub = _hub(f"{bundle}: no such folder, and to look for it on the Hugging Face Hub")
     with _explained(f"{bundle}: no such folder, and from the Hub", hub, bundle, revision):
         folder = hub.snapshot_download(

@@ -186,6 +186,5 @@ def places(uniform: Rows, highest: int | npt.NDArray[np.int64]) -> npt.NDArray[n
 def _to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
-        # A copy from pageable memory would wait for the GPU's queue of work.
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+        tensor = tensor.pin_memory()  # copied from elsewhere, it would wait for the GPU's queue
+    return tensor.to(device, non_blocking=True)

@@ -151,8 +151,18 @@ def test_faults_are_named_in_one_line(words: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match=r"no such folder.*; name one such as"):
         load_bundle(tmp_path / "nothing")
+
+
+def test_a_name_that_is_wrong_shows_those_that_are_there(tmp_path: Path) -> None:
+    save(tmp_path / "jazz" / "best")
+    save(tmp_path / "rock")
+    (tmp_path / "other").mkdir()
+    for name in ("jaz", "jaz/best"):
+        with pytest.raises(ValueError, match="no such folder") as caught:
+            load_bundle(tmp_path / name)
+        assert str(caught.value).endswith(f"; there are {tmp_path / 'jazz'}, {tmp_path / 'rock'}")
 
 
 def test_a_reader_overtaken_by_a_new_best_reads_that(

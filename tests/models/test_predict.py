@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mstag.config import ModelConfig
-from mstag.models import build_model
+from mstag.models import ARCHITECTURES, build_model
 from mstag.models.predict import (
     Predictions,
     average_per_clip,
@@ -93,6 +93,26 @@ def test_reused_buffers_and_missing_masks(model: nn.Module) -> None:
     assert np.array_equal(got.labels, whole["tags"])
     expected = predict(model, [whole], "cpu").scores
     np.testing.assert_allclose(got.scores, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_networks_ask_the_device_for_nothing(name: str) -> None:
+    """Meta tensors have no values to be asked for, and do not mix with those of the CPU."""
+    settings = ModelConfig(name=name, hidden_units=8, chunk_frames=160)
+    model = build_model(settings, 128, 256, 3).to("meta")
+    torch.autograd.backward(model(torch.randn(2, 1, 128, 160, device="meta")).sum())
+    num_scored = 0
+
+    def count() -> None:
+        nonlocal num_scored
+        num_scored += 1
+
+    whole = clips(4, 256) | {"mel": torch.randn(4, 1, 128, 256).half()}
+    parts = batches(whole, [2, 2])
+    on_device = [p | {key: p[key].to("meta") for key in ("mel", "tags", "mask")} for p in parts]
+    with pytest.raises(NotImplementedError, match="no data"):  # at the end, when all are scored
+        predict(model, on_device, "meta", between_batches=count)
+    assert num_scored == 2
 
 
 def test_nothing_to_score(model: nn.Module) -> None:

@@ -95,6 +95,17 @@ def test_a_path_that_exists_wins(
             hub.find_or_fetch(no_id)
 
 
+def test_a_wrong_name_beside_other_bundles_is_no_id(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "_hub", lambda _: pytest.fail("asked the hub"))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "rock").symlink_to(bundle)
+    with pytest.raises(ValueError, match=r"runs/rok: .*no such folder\); there are runs/rock$"):
+        hub.find_or_fetch("runs/rok")
+
+
 def test_what_is_not_there_is_said_in_a_line(site: HubSite, tmp_path: Path) -> None:
     place: dict[str, Any] = {"cache_dir": tmp_path, "endpoint": site.url}
     site.commit("ann/other", {"config.json": b"{}"})

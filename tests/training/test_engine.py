@@ -17,6 +17,7 @@ from torch import nn
 from mstag.config import ModelConfig, TrainConfig
 from mstag.models import build_model
 from mstag.runtime import Ranks
+from mstag.training import engine as engine_room
 from mstag.training.engine import Engine, check_batch_size, check_enough_left
 from mstag.training.loss import masked_loss
 from mstag.training.network import check_compiler, flatten_buffers
@@ -488,6 +489,52 @@ def test_a_compiled_network_learns_the_same() -> None:
     for name in ("model", "ema"):
         for own, other in zip(flat_state(plain, name), flat_state(compiled, name), strict=True):
             torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+class StubOptimizer(torch.optim.SGD):
+    """torch's fused ones, which say nothing of themselves, refuse the meta device."""
+
+    def step(self, closure: Any = None) -> None:
+        assert self.found_inf.device.type == "meta"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_step_asks_the_device_for_nothing(
+    partial: bool, accumulate_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meta tensors have no values to be asked for, and do not mix with those of the CPU."""
+    monkeypatch.setattr(
+        engine_room, "make_optimizer", lambda model, _: StubOptimizer(model.parameters())
+    )
+    config = TrainConfig(
+        batch_size=6,
+        accumulate_steps=accumulate_steps,
+        ema_decay=0.9,
+        mixup_alpha=0.4,
+        equaliser_db=3.0,
+        num_time_masks=1,
+        num_mel_masks=1,
+        grad_clip=1.0,
+        label_smoothing=0.1,
+    )
+    device = torch.device("meta")
+    ours = Engine(
+        tiny_model(),
+        config,
+        device=device,
+        precision="fp32",
+        ranks=Ranks(),
+        positive_weights=torch.ones(5),
+    )
+    ours.model.num_frames = 10  # type: ignore[assignment]
+    batch = tiny_batch(partial=partial)
+    batch = {key: batch[key].to(device) for key in batch.keys() - {"id"}}
+    batch["mel"] = torch.cat([batch["mel"]] * 2, dim=3)  # a chunk is cut out of it
+    for step in range(2):
+        ours.step(batch, step, 1e-3)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        ours.read_means()  # which does ask
 
 
 @pytest.mark.gpu
