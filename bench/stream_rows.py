@@ -17,9 +17,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mstag.data.shards import Split
 
 BATCH_SIZE = 64
 N_MELS, NUM_FRAMES, NUM_TAGS = 128, 628, 50
@@ -40,30 +43,30 @@ def make_clip(number: int) -> tuple[np.ndarray, np.ndarray]:
 # ---- Preparing: each format once --------------------------------------------------------
 
 
-def prepare(folder: Path, num_clips: int) -> None:
-    """Writes the clips as mstag's shards; webdataset and the raw rows read the same tars."""
-    from mstag import config
-    from mstag.data import shards, tars
+def prepare(folder: Path, num_clips: int, num_valid: int = 0) -> None:
+    """Writes the clips as mstag's shards; webdataset and the raw rows read the same tars.
 
-    entries, rows = [], []
-    for number, start in enumerate(range(0, num_clips, CLIPS_PER_SHARD)):
-        samples = [
-            tars.Sample(f"train-{i:07d}", *make_clip(i), {"id": f"clip {i}", "path": f"{i}.mp3"})
-            for i in range(start, min(start + CLIPS_PER_SHARD, num_clips))
-        ]
-        path = folder / f"train-{number:06d}.tar"
-        own = tars.write_shard(path, samples)
-        own["shard"] = number
-        rows.append(own)
-        entries.append(shards.entry_of(path, len(samples)))
-    index = shards.write_index(folder, "train", np.concatenate(rows))
+    With ``num_valid``, some more as the validation split.
+    """
+    from mstag import config
+    from mstag.data import shards
+
+    numbers = {"train": range(num_clips)}
+    if num_valid:
+        numbers["valid"] = range(num_clips, num_clips + num_valid)
+    splits = {}
+    positives: list[dict[str, int]] = [{} for _ in range(NUM_TAGS)]
+    for split, clips in numbers.items():
+        splits[split], counts = _write_split(folder, split, clips)
+        for tag, count in zip(positives, counts.tolist(), strict=True):
+            tag[split] = count
     shards.write_manifest(
         folder,
         shards.Manifest(
             dataset="bench",
             features=config.FeatureConfig(n_mels=N_MELS, num_frames=NUM_FRAMES),
-            tags=[{"tag": f"tag {i}", "positives": {}} for i in range(NUM_TAGS)],
-            splits={"train": shards.Split(num_clips, entries, index)},
+            tags=[{"tag": f"tag {i}", "positives": of} for i, of in enumerate(positives)],
+            splits=splits,
             split_rule="all",
             leaks={},
             oracle_roc_auc=None,
@@ -71,6 +74,27 @@ def prepare(folder: Path, num_clips: int) -> None:
             mstag_version="bench",
         ),
     )
+
+
+def _write_split(folder: Path, split: str, clips: range) -> tuple[Split, np.ndarray]:
+    """The shards of a split; also how many clips have each tag."""
+    from mstag.data import shards, tars
+
+    entries, rows, positives = [], [], np.zeros(NUM_TAGS, np.int64)
+    for number, start in enumerate(range(clips.start, clips.stop, CLIPS_PER_SHARD)):
+        made = [(i, *make_clip(i)) for i in range(start, min(start + CLIPS_PER_SHARD, clips.stop))]
+        samples = [
+            tars.Sample(f"{split}-{i:07d}", mel, tags, {"id": f"clip {i}", "path": f"{i}.mp3"})
+            for i, mel, tags in made
+        ]
+        path = folder / f"{split}-{number:06d}.tar"
+        own = tars.write_shard(path, samples)
+        own["shard"] = number
+        rows.append(own)
+        entries.append(shards.entry_of(path, len(samples)))
+        positives += np.sum([tags for _, _, tags in made], axis=0, dtype=np.int64)
+    index = shards.write_index(folder, split, np.concatenate(rows))
+    return shards.Split(len(clips), entries, index), positives
 
 
 def prepare_litdata(folder: Path, num_clips: int) -> None:

@@ -3,10 +3,10 @@
     python bench/train.py [--device auto|cpu|cuda] [--steps N] [--rounds N] [--clips N]
 
 The same network of 2017 on the same clips (128 x 628): the training step alone, whole epochs
-end to end, two ranks against one. Every row runs in a process of its own; the first round goes
-through all rows, later ones through those that the ratios hang on, and a ratio is the median
-over the rounds of the ratio within a round. Writes bench/results/train-<machine>.json and .md,
-which grow row by row.
+end to end, train.py itself, two ranks against one. Every row runs in a process of its own; the
+first round goes through all rows, later ones through those that the ratios hang on, and a ratio
+is the median over the rounds of the ratio within a round. Writes bench/results/train-<machine>.json
+and .md, which grow row by row.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Any
 from stream_rows import prepare
 from train_rows import Row
 from train_text import as_text
+from train_whole import time_run
 
 HERE = Path(__file__).resolve().parent
 PEER = "original's style"
@@ -102,6 +103,9 @@ def _end_to_end(auto: str, on_gpu: bool) -> list[Row]:
             Row(**own, name=f"mstag {auto}, batches of {n} (another recipe)", batch_size=n)
             for n in (64, 256)
         ]
+    rows.append(Row(table="run", name=f"mstag {auto}", precision=auto))
+    if on_gpu:
+        rows.append(Row(table="run", name=f"mstag {auto}, compiled", precision=auto, compile=True))
     rows.append(Row(table="evaluation", name=f"mstag {auto}, scoring", precision=auto))
     return rows
 
@@ -154,6 +158,14 @@ def run(row: str, args: argparse.Namespace, *options: str, num_ranks: int = 1) -
     return found
 
 
+def run_whole(row: Row, args: argparse.Namespace) -> dict[str, Any]:
+    """A run of train.py."""
+    try:
+        return time_run(row, args.folder, args.device, args.epochs)
+    except RuntimeError as error:
+        return {"failed": str(error)}
+
+
 def measure(
     rows: list[Row],
     rounds: list[Found],
@@ -172,9 +184,12 @@ def measure(
         options += ["--limit-s", str(args.limit_s), "--folder", str(args.folder)]
         options += ["--profile"] * (row.is_profiled and round_number == 0)
         began = time.perf_counter()
-        found[row.key] = run(
-            json.dumps(dataclasses.asdict(row)), args, *options, num_ranks=row.num_ranks
-        )
+        if row.table == "run":
+            found[row.key] = run_whole(row, args)
+        else:
+            found[row.key] = run(
+                json.dumps(dataclasses.asdict(row)), args, *options, num_ranks=row.num_ranks
+            )
         took[row.key] = time.perf_counter() - began
         rate = found[row.key].get("clips_per_s", float("nan"))
         print(
@@ -216,10 +231,12 @@ def summary(rows: list[Row], rounds: list[Found], about: dict[str, Any]) -> dict
             "first_s_later": [found.get("first_s") for found in runs[1:]],
             "peak_mb": statistics.median(found["peak_mb"] for found in runs),
         }
-        if "data_wait" in runs[0]:
-            lines[row.key]["data_wait"] = statistics.median(f["data_wait"] for f in runs)
-        if "stages_ms" in runs[0]:
-            lines[row.key]["stages_ms"] = runs[0]["stages_ms"]
+        for name in ("data_wait", "epoch_s", "train_s", "around_s"):
+            if name in runs[0]:
+                lines[row.key][name] = statistics.median(found[name] for found in runs)
+        for name in ("stages_ms", "clips"):
+            if name in runs[0]:
+                lines[row.key][name] = runs[0][name]
     return lines
 
 
@@ -300,11 +317,9 @@ def main() -> None:
         rows = [row for row in rows if not args.only or args.only in row.key]
         if not rows:
             sys.exit(f"--only {args.only}: no such row")
-        if any(row.table in ("epoch", "evaluation") for row in rows):
+        if any(row.table in ("epoch", "run", "evaluation") for row in rows):
             print(f"preparing {args.clips} clips", flush=True)
-            prepare(args.folder, args.clips)
-            (args.folder / "valid").mkdir()
-            prepare(args.folder / "valid", max(1, args.clips // 10))
+            prepare(args.folder, args.clips, max(1, args.clips // 10))
         rounds: list[Found] = []
         took: dict[str, float] = {}
         for number in range(args.rounds):

@@ -55,7 +55,7 @@ class Row:
     """One way of training, and what of it is measured."""
 
     table: str
-    """step, epoch (end to end), evaluation, ranks."""
+    """step, epoch (end to end), run (train.py itself), evaluation, ranks."""
     name: str
     rounds: int = 1
     """At most; what the ratios do not hang on is measured once."""
@@ -278,7 +278,7 @@ def evaluation(row: Row, folder: Path, device: torch.device) -> dict[str, Any]:
     for _ in range(2):
         began = wait_for(device)
         _, predictions = score.score_split(
-            engine.model, folder / "valid", "train", device=device, ranks=Ranks(), num_resamples=0
+            engine.model, folder, "valid", device=device, ranks=Ranks(), num_resamples=0
         )
         seconds.append(wait_for(device) - began)
     rate = len(predictions.scores) / seconds[1]
