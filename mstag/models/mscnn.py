@@ -41,10 +41,9 @@ class ConvBlock(nn.Module):
     def _convolve_and_pool(self, x_BCMT: Tensor) -> Tensor:
         weight, bias = self.conv.weight, self.conv.bias
         assert bias is not None
-        fast = cpu_conv.pays_off(x_BCMT, weight)
-        if fast and self.pool:
+        if cpu_conv.pays_off(x_BCMT, weight, self.pool):
             return cpu_conv.conv_pool(x_BCMT, weight, bias, self.pool)
-        y_BCMT: Tensor = cpu_conv.conv(x_BCMT, weight, bias) if fast else self.conv(x_BCMT)
+        y_BCMT: Tensor = self.conv(x_BCMT)
         return functional.max_pool2d(y_BCMT, self.pool) if self.pool else y_BCMT
 
 

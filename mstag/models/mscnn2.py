@@ -143,10 +143,9 @@ class MultiScaleRes(Network):
         if self.has_courses:
             sounds_B11T = x_B1MT.amax(dim=2, keepdim=True) > QUIETEST
             y_B1MT = torch.cat([y_B1MT, courses(y_B1MT, sounds_B11T)], dim=1)
-        y_BCMT = torch.cat([view(y_B1MT) for view in self.views], dim=1)
         # Pooling in front leaves BatchNorm and ReLU a quarter of the work, and scored better.
-        y_BCMT = self.views_norm(functional.max_pool2d(y_BCMT, FIRST_POOL))
-        y_BCMT = functional.relu(y_BCMT, inplace=True)
+        views = [functional.max_pool2d(view(y_B1MT), FIRST_POOL) for view in self.views]
+        y_BCMT = functional.relu(self.views_norm(torch.cat(views, dim=1)), inplace=True)
         heard = []
         for block in self.blocks:
             y_BCMT = block(y_BCMT)
