@@ -140,13 +140,7 @@ def run(row: str, args: argparse.Namespace, *options: str, num_ranks: int = 1) -
         command += ["-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(num_ranks)]
     command += [str(HERE / "train_rows.py"), row, "--device", args.device, *options]
-    # What torch.compile keeps: the first round finds nothing, as on a machine that is new.
-    caches = {
-        "TORCHINDUCTOR_CACHE_DIR": str(args.folder / "inductor"),
-        "TRITON_CACHE_DIR": str(args.folder / "triton"),
-    }
-    environment = {**os.environ, **caches, "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(args))
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         # The last line that names an error; torchrun prints a long report after it.
@@ -161,9 +155,18 @@ def run(row: str, args: argparse.Namespace, *options: str, num_ranks: int = 1) -
 def run_whole(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """A run of train.py."""
     try:
-        return time_run(row, args.folder, args.device, args.epochs)
+        return time_run(row, args.folder, args.device, args.epochs, environment(args))
     except RuntimeError as error:
         return {"failed": str(error)}
+
+
+def environment(args: argparse.Namespace) -> dict[str, str]:
+    """Of a row's process. What torch.compile keeps is kept here: as on a machine that is new."""
+    caches = {
+        "TORCHINDUCTOR_CACHE_DIR": str(args.folder / "inductor"),
+        "TRITON_CACHE_DIR": str(args.folder / "triton"),
+    }
+    return {**os.environ, **caches, "PYTHONPATH": str(HERE.parent)}
 
 
 def measure(
@@ -173,12 +176,18 @@ def measure(
     about: dict[str, Any],
     args: argparse.Namespace,
 ) -> None:
-    """One more round, with the rows that take part in it; the files grow with each."""
+    """One more round, with the rows that take part in it; the files grow with each.
+
+    What the targets hang on comes first, and when the time is up the rest is left out.
+    """
     found: Found = {}
     round_number = len(rounds)
     rounds.append(found)
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.table in ("step", "ranks") and row.rounds == 1):
         if row.not_measured or round_number >= row.rounds:
+            continue
+        if time.perf_counter() > args.until:
+            print(f"  round {round_number + 1}  {row.key}: no time left")
             continue
         options = ["--steps", str(args.steps), "--epochs", str(args.epochs)]
         options += ["--limit-s", str(args.limit_s), "--folder", str(args.folder)]
@@ -296,7 +305,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, help="in the epochs' shards (CPU 640, GPU 18706)")
     parser.add_argument("--epochs", type=int, help="timed epochs of a process (CPU 1, GPU 2)")
     parser.add_argument("--limit-s", type=float, help="for steps that are slow (CPU 15, GPU 10)")
-    parser.add_argument("--minutes", type=float, default=9, help="no round starts that ends later")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=9,
+        help="no row starts later, no round that ends later",
+    )
     parser.add_argument("--only", help="rows whose table or name has this in it")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     return parser.parse_args()
@@ -304,7 +318,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Measures in rounds."""
-    args, started = parse(), time.perf_counter()
+    args = parse()
+    args.until = time.perf_counter() + 60 * args.minutes
     with tempfile.TemporaryDirectory(prefix="mstag-bench-") as name:
         args.folder = Path(name)
         about = run("about", args)
@@ -324,7 +339,7 @@ def main() -> None:
         took: dict[str, float] = {}
         for number in range(args.rounds):
             ahead_s = sum(took[row.key] for row in rows if row.key in took and number < row.rounds)
-            if time.perf_counter() - started + ahead_s > 60 * args.minutes:
+            if time.perf_counter() + ahead_s > args.until:
                 print(f"round {number + 1} would end after {args.minutes:g} minutes: left out")
                 break
             measure(rows, rounds, took, about, args)

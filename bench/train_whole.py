@@ -40,7 +40,9 @@ mode = "disabled"
 """
 
 
-def time_run(row: Row, folder: Path, device: str, num_epochs: int) -> dict[str, Any]:
+def time_run(
+    row: Row, folder: Path, device: str, num_epochs: int, environment: dict[str, str]
+) -> dict[str, Any]:
     """Trains for ``num_epochs`` and one more before them, which starts everything.
 
     Returns:
@@ -59,7 +61,12 @@ def time_run(row: Row, folder: Path, device: str, num_epochs: int) -> dict[str, 
         argv += ["--shards", str(folder), "--out", str(run)]
         began = time.perf_counter()
         process = subprocess.Popen(
-            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TRAIN.parent
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=TRAIN.parent,
+            env=environment,
         )
         assert process.stdout is not None
         lines, ends, rates, waits = [""], [], [], []
