@@ -370,6 +370,12 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = ", ".join(sorted(str(other) for other in path.parent.glob("*.toml")))
+        raise ValueError(
+            f"config {path}: no such file; "
+            + (f"there are {beside}" if beside else "name a TOML file such as configs/demo.toml")
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"config {path}: cannot be read ({error}); "

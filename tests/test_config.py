@@ -88,8 +88,13 @@ def test_a_bad_setting_is_named_with_what_to_do(
 
 
 def test_a_missing_config_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none\.toml.*configs/demo\.toml"):
+    with pytest.raises(ValueError, match=r"none\.toml: no such file; name a TOML file such as"):
         config.load_config(tmp_path / "none.toml")
+    there = write(tmp_path, "")
+    with pytest.raises(ValueError, match=rf"none\.toml: no such file; there are {there}$"):
+        config.load_config(tmp_path / "none.toml")
+    with pytest.raises(ValueError, match="cannot be read"):
+        config.load_config(tmp_path)
 
 
 def test_overrides_are_toml_values_or_plain_strings(tmp_path: Path) -> None:

@@ -150,8 +150,8 @@ def require_split(folder: Path | str, manifest: Manifest, split: str) -> None:
     if not has_clips(manifest, split):
         sizes = ", ".join(f"{name} {part.clips}" for name, part in manifest.splits.items())
         raise ValueError(
-            f"shards {folder}: no clips in split {split!r} (clips: {sizes}); choose another split "
-            "rule or sizes (dataset.split, dataset.split_sizes) and pack again"
+            f"shards {folder}: no clips in split {split!r} (clips: {sizes}); name one of these, or "
+            "choose another split rule or sizes (dataset.split, dataset.split_sizes) and pack again"
         )
 
 
