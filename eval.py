@@ -110,15 +110,15 @@ def score_best(
     """Scores a run's best weights, or a bundle, once."""
     from mstag import config
     from mstag.models.bundle import load_bundle
-    from mstag.training import checkpoint, lineage, runs, score, tracking
+    from mstag.training import identity, lineage, runs, score, tracking
     from mstag.training.wandb_media import Evaluation
 
     is_run = (source / runs.CONFIG).exists()
     bundle = load_bundle(source / runs.BEST if is_run else source, device)
     settings = runs.read_config(source) if is_run else config.Config()
     store = open_shards(shards, str(bundle.dataset["name"]), settings.train, s3_endpoint)
-    trained_on = checkpoint.model_identity(bundle.features, bundle.tag_names)
-    checkpoint.check_fits(source, trained_on, store.name, store.manifest)
+    trained_on = identity.of_model(bundle.features, bundle.tag_names)
+    identity.check_fits(source, trained_on, store.name, store.manifest)
     report, predictions = score.score_split(
         bundle.model, store, split, device=device, ranks=ranks, **options
     )

@@ -127,7 +127,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     """
     from mstag import metrics, runtime
     from mstag.models.bundle import load_bundle, save_bundle
-    from mstag.training import batch_size, checkpoint, finetune, rehearsal, score
+    from mstag.training import batch_size, checkpoint, finetune, identity, rehearsal, score
     from mstag.training.assembly import make_engine, make_loader
     from mstag.training.display import Busy, Clock, Display, peak_memory_gb
     from mstag.training.lineage import run_settings
@@ -159,10 +159,10 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
         lambda: finetune.find_origin(config, state, store.name, manifest), ranks
     )
     origin_card = origin.card if origin else None
-    identity = checkpoint.identity(config, manifest, origin_card)
+    own = identity.of_run(config, manifest, origin_card)
     progress = checkpoint.Progress()
     if state is not None:
-        checkpoint.check_identity(state, identity, run)
+        identity.check_same(state, own, run)
         progress = checkpoint.Progress(**state["progress"])
         if runs.is_finished(run) and progress.is_over(config.train):
             log.info(
@@ -188,7 +188,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
         loader.load_state_dict(state["loader"])
         log.info(f"going on with {run} at step {progress.step} of {total_steps}")
     if options.dry_run:
-        rehearsal.rehearse(engine, loader, store, run, config, progress, identity)
+        rehearsal.rehearse(engine, loader, store, run, config, progress, own)
         return
     runtime.on_first_rank(lambda: runs.open_run(run, config, fresh=fresh), ranks)
     save_best = functools.partial(
@@ -232,7 +232,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
         """Writes a checkpoint, whose content is all that resuming takes; returns the time."""
         progress.num_lines = tracker.num_lines
         content = {
-            **identity,
+            **own,
             "step": progress.step,
             "progress": dataclasses.asdict(progress),
             "engine": engine.state_dict(),

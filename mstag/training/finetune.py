@@ -51,7 +51,7 @@ def find_origin(
         settings: of the run.
         state: the checkpoint of the run that goes on, if one does. Its own bundle is not
             needed; where another path is named, which bundle that is decides
-            :func:`mstag.training.checkpoint.check_identity`.
+            :func:`mstag.training.identity.check_same`.
         shards: what messages call the shards.
         manifest: of the shards.
 

@@ -22,7 +22,7 @@ from mstag.data import shards
 from mstag.data.shards import Manifest
 from mstag.data.store import Store
 from mstag.models import build_model, frames_at_once
-from mstag.training import checkpoint
+from mstag.training import identity
 
 LOTS = ("train.seed", "dataset.split_seed", "dataset.split_number")
 """What seeds and folds of one recipe differ in."""
@@ -63,7 +63,7 @@ def about(shown: Mapping[str, Any]) -> str:
 
 def recipe(settings: config.Config) -> str:
     """The name of what runs share that differ in seed or fold, or in what changes no result."""
-    free = (*LOTS, *checkpoint.FREE_SETTINGS)
+    free = (*LOTS, *identity.FREE_SETTINGS)
     lines = [
         f"{section}.{key} = {value!r}"
         for section, table in sorted(config.to_tables(settings).items())

@@ -26,7 +26,7 @@ from mstag import config, console
 from mstag.data.store import Store
 from mstag.models import build_model
 from mstag.runtime import Ranks
-from mstag.training import checkpoint, lineage, runs, score
+from mstag.training import checkpoint, identity, lineage, runs, score
 from mstag.training.wandb_run import WandbRun
 
 log = logging.getLogger("mstag")
@@ -198,7 +198,7 @@ class Scorer:
         """
         state = read_state(path)
         manifest = self._store.manifest
-        checkpoint.check_fits(self.run, state, self._store.name, manifest)
+        identity.check_fits(self.run, state, self._store.name, manifest)
         report, _ = score.score_split(
             self._model_of(state),
             self._store,

@@ -25,7 +25,7 @@ import train
 from mstag import config
 from mstag.data import shards
 from mstag.models import mscnn
-from mstag.training import checkpoint
+from mstag.training import checkpoint, identity
 
 VERSION_1 = Path(__file__).parent / "checkpoint_v1.pt"
 """Step 8 of a run of tests/tiny_run.py, with TinyNetwork, by the code of format version 1."""
@@ -154,7 +154,7 @@ def test_a_save_that_was_killed_leaves_nothing_for_good(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys, torch
 from pathlib import Path
-from mstag.training import checkpoint
+from mstag.training import checkpoint, identity
 state = {"step": 2, "w": torch.zeros(100_000), "x": torch.ones(9)}
 for size in map(int, sys.argv[2:]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
@@ -253,13 +253,13 @@ def test_version_1_is_upgraded(tmp_path: Path) -> None:
     assert engine["sums"].shape == (1, 3)
     assert checkpoint.Progress(**old["progress"]).clips_seen == 32
     # Settings that it does not know yet count as their defaults.
-    now = checkpoint.identity(config.from_tables(old["config"]), manifest)
+    now = identity.of_run(config.from_tables(old["config"]), manifest)
     assert set(now["config"]["train"]) > set(old["config"]["train"])
     old["dataset_digest"] = manifest.digest  # another NumPy may draw other clips
-    checkpoint.check_identity(old, now, Path("runs/x"))
+    identity.check_same(old, now, Path("runs/x"))
     now["config"]["train"]["ema_decay"] = 0.9
     with pytest.raises(ValueError, match=r"\(train\.ema_decay: 0\.0 -> 0\.9\)"):
-        checkpoint.check_identity(old, now, Path("runs/x"))
+        identity.check_same(old, now, Path("runs/x"))
 
 
 def test_training_goes_on_from_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,113 +279,6 @@ def test_training_goes_on_from_version_1(tmp_path: Path, monkeypatch: pytest.Mon
     steps = [line["step"] for line in tiny_run.metrics_of(tmp_path / "run")]
     assert steps[0] > 8
     assert steps[-1] == 18
-
-
-def identity(settings: config.Config, folder: Path) -> dict[str, Any]:
-    return checkpoint.identity(settings, shards.read_manifest(folder))
-
-
-def changed(**train: Any) -> config.Config:
-    return dataclasses.replace(
-        config.Config(), train=dataclasses.replace(config.TrainConfig(epochs=10), **train)
-    )
-
-
-@pytest.mark.parametrize(
-    "train",
-    [
-        {"learning_rate": 0.5},
-        {"precision": "fp32"},
-        {"epochs": 9},
-        {"schedule": "cosine", "epochs": 11},
-    ],
-)
-def test_settings_that_matter_are_refused_with_the_difference(
-    tmp_path: Path, train: dict[str, Any]
-) -> None:
-    make_shards(tmp_path, {"train": [2]})
-    before, now = identity(changed(), tmp_path), identity(changed(**train), tmp_path)
-    name, value = next(iter(train.items()))
-    with pytest.raises(ValueError, match=rf"train\.{name}: .* -> {value!r}.*--fresh"):
-        checkpoint.check_identity(before, now, Path("runs/x"))
-
-
-@pytest.mark.parametrize(
-    "train", [{"loader_workers": 0}, {"keep_checkpoints": 9}, {"device": "cpu"}, {"epochs": 11}]
-)
-def test_settings_that_change_no_result_are_free(tmp_path: Path, train: dict[str, Any]) -> None:
-    make_shards(tmp_path, {"train": [2]})
-    now = identity(changed(**train), tmp_path)
-    checkpoint.check_identity(identity(changed(), tmp_path), now, Path("runs/x"))
-    assert checkpoint.changes(
-        config.to_tables(changed(schedule="cosine")),
-        config.to_tables(changed(schedule="cosine", epochs=11)),
-    ) == ["train.epochs: 10 -> 11"]
-
-
-def test_every_free_setting_exists() -> None:
-    names = [
-        f"{section}.{key}"
-        for section, table in config.to_tables(config.Config()).items()
-        for key in table
-    ]
-    for free in checkpoint.FREE_SETTINGS:
-        assert any(name.startswith(free) for name in names), free
-
-
-@pytest.mark.parametrize(
-    ("what", "other", "shown"),
-    [
-        ("dataset", {"seed": 1}, "digest [0-9a-f]{12} -> [0-9a-f]{12}"),
-        ("tags", {"num_tags": 6}, "added: 'tag 5'"),
-        ("tags", {"num_tags": 3}, "removed: 'tag 3', 'tag 4'"),
-        ("features", {"n_mels": 9}, "features.n_mels: 8 -> 9"),
-    ],
-)
-def test_other_data_is_refused_with_the_difference(
-    tmp_path: Path, what: str, other: dict[str, int], shown: str
-) -> None:
-    make_shards(tmp_path / "a", {"train": [3]})
-    features = config.FeatureConfig(n_mels=other.pop("n_mels", 8), num_frames=12)
-    make_shards(tmp_path / "b", {"train": [3]}, features, **other)
-    with pytest.raises(ValueError, match=rf"the {what} of the shards differ.*{shown}"):
-        checkpoint.check_identity(
-            identity(changed(), tmp_path / "a"), identity(changed(), tmp_path / "b"), Path("x")
-        )
-
-
-def data(tags: list[str], dataset: str = "a") -> dict[str, Any]:
-    features = checkpoint.model_identity(config.FeatureConfig(), tags)
-    return {**features, "dataset": dataset, "dataset_digest": config.digest([dataset, tags])}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "what", "how"),
-    [
-        (["a", "b", "c"], ["a", "c", "b"], "tags", "another order: number 2 was 'b' and is 'c'"),
-        (["a"], [*"abcdefgh"], "tags", "added: 'b', 'c', 'd', 'e', 'f' and 2 more"),
-        (["a", "b"], ["a", "c"], "tags", "added: 'c'; removed: 'b'"),
-    ],
-)
-def test_how_tags_differ(old: list[str], new: list[str], what: str, how: str) -> None:
-    found = dict(checkpoint.data_changes(data(old), data(new)))
-    assert how in found[what]
-    unknown = {**data(old), "tags": None}
-    assert dict(checkpoint.data_changes(unknown, data(new)))["tags"].startswith("digest ")
-
-
-def test_another_dataset_is_named() -> None:
-    found = dict(checkpoint.data_changes(data(["a"], "mtt"), data(["a"], "demo")))
-    assert list(found) == ["dataset"]
-    assert found["dataset"].startswith("'mtt' -> 'demo'; digest ")
-
-
-def test_many_changed_settings_are_counted(tmp_path: Path) -> None:
-    make_shards(tmp_path, {"train": [2]})
-    many = {"learning_rate": 0.5, "seed": 1, "grad_clip": 1.0, "mixup_alpha": 1.0}
-    now = changed(**many, schedule="cosine", warmup_steps=3, optimizer="adamw")
-    with pytest.raises(ValueError, match=r"; [^;]* and 2 more\), so it cannot go on"):
-        checkpoint.check_identity(identity(changed(), tmp_path), identity(now, tmp_path), Path("x"))
 
 
 def test_the_best_epoch_is_the_first_with_the_highest_score() -> None:

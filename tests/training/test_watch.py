@@ -20,7 +20,7 @@ from wandb_records import history, records
 import train
 from mstag import config
 from mstag.data.store import open_store
-from mstag.training import checkpoint, lineage, runs, watch
+from mstag.training import checkpoint, identity, lineage, runs, watch
 
 STEPS = [6, 12, 18]
 OPTIONS = {"num_resamples": 0, "num_workers": 0}
@@ -243,7 +243,7 @@ def test_other_shards_are_refused(story: Story) -> None:
     path = story.train(6)
     state = checkpoint.load(path)
     features = config.FeatureConfig(n_mels=17, num_frames=64)
-    checkpoint.save(path.parent, state | checkpoint.model_identity(features, ["tag 0"]), keep=9)
+    checkpoint.save(path.parent, state | identity.of_model(features, ["tag 0"]), keep=9)
     with pytest.raises(ValueError, match=r"other features .*features.n_mels: 17 -> 16.*--shards"):
         story.follow()
 
