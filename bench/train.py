@@ -152,6 +152,11 @@ def run(row: str, args: argparse.Namespace, *options: str, num_ranks: int = 1) -
     return found
 
 
+def in_turn(rows: list[Row]) -> list[Row]:
+    """The rows that the targets hang on, then the others."""
+    return sorted(rows, key=lambda row: row.table in ("step", "ranks") and row.rounds == 1)
+
+
 def run_whole(row: Row, args: argparse.Namespace) -> dict[str, Any]:
     """A run of train.py."""
     try:
@@ -178,12 +183,12 @@ def measure(
 ) -> None:
     """One more round, with the rows that take part in it; the files grow with each.
 
-    What the targets hang on comes first, and when the time is up the rest is left out.
+    When the time is up the rest is left out.
     """
     found: Found = {}
     round_number = len(rounds)
     rounds.append(found)
-    for row in sorted(rows, key=lambda row: row.table in ("step", "ranks") and row.rounds == 1):
+    for row in in_turn(rows):
         if row.not_measured or round_number >= row.rounds:
             continue
         if time.perf_counter() > args.until:
