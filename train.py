@@ -201,7 +201,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
     )
 
     # ---- Loop: train an epoch, score the validation split, keep the best --------------------
-    clock, busy = Clock(), Busy(device)
+    clock, busy = Clock(loader.waiting.so_far_s), Busy(device)
     display = Display(total_steps=total_steps, done_steps=progress.step, shown=ranks.is_first)
     resolved: dict[str, Any] = {
         "device": str(device),
@@ -250,7 +250,7 @@ def train(config: Config, store: Store, run: Path, options: Options, stop: Stop)
         saved_at, loss, rate = time.monotonic(), math.nan, math.nan
         try:
             while not progress.is_over(config.train):
-                epoch_clock = Clock()
+                epoch_clock = Clock(loader.waiting.so_far_s)
                 engine.begin_epoch(progress.epoch)
                 for batch in epoch_clock.watch(clock.watch(loader)):
                     rate = learning_rate_at(progress.step, total_steps, config.train)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 import mmap
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +58,11 @@ def prepare(folder: Path, num_clips: int, num_valid: int = 0) -> None:
         numbers["valid"] = range(num_clips, num_clips + num_valid)
     splits = {}
     positives: list[dict[str, int]] = [{} for _ in range(NUM_TAGS)]
-    for split, clips in numbers.items():
-        splits[split], counts = _write_split(folder, split, clips)
-        for tag, count in zip(positives, counts.tolist(), strict=True):
-            tag[split] = count
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        for split, clips in numbers.items():
+            splits[split], counts = _write_split(folder, split, clips, pool)
+            for tag, count in zip(positives, counts.tolist(), strict=True):
+                tag[split] = count
     shards.write_manifest(
         folder,
         shards.Manifest(
@@ -76,25 +79,37 @@ def prepare(folder: Path, num_clips: int, num_valid: int = 0) -> None:
     )
 
 
-def _write_split(folder: Path, split: str, clips: range) -> tuple[Split, np.ndarray]:
+def _write_split(
+    folder: Path, split: str, clips: range, pool: ProcessPoolExecutor
+) -> tuple[Split, np.ndarray]:
     """The shards of a split; also how many clips have each tag."""
-    from mstag.data import shards, tars
+    from mstag.data import shards
 
-    entries, rows, positives = [], [], np.zeros(NUM_TAGS, np.int64)
-    for number, start in enumerate(range(clips.start, clips.stop, CLIPS_PER_SHARD)):
-        made = [(i, *make_clip(i)) for i in range(start, min(start + CLIPS_PER_SHARD, clips.stop))]
-        samples = [
-            tars.Sample(f"{split}-{i:07d}", mel, tags, {"id": f"clip {i}", "path": f"{i}.mp3"})
-            for i, mel, tags in made
-        ]
-        path = folder / f"{split}-{number:06d}.tar"
-        own = tars.write_shard(path, samples)
+    starts = range(clips.start, clips.stop, CLIPS_PER_SHARD)
+    parts = [range(start, min(start + CLIPS_PER_SHARD, clips.stop)) for start in starts]
+    paths = [folder / f"{split}-{number:06d}.tar" for number in range(len(parts))]
+    rows, positives = [], np.zeros(NUM_TAGS, np.int64)
+    for number, (own, counts) in enumerate(pool.map(_write_shard, paths, parts)):
         own["shard"] = number
         rows.append(own)
-        entries.append(shards.entry_of(path, len(samples)))
-        positives += np.sum([tags for _, _, tags in made], axis=0, dtype=np.int64)
+        positives += counts
+    entries = [shards.entry_of(*shard) for shard in zip(paths, map(len, parts), strict=True)]
     index = shards.write_index(folder, split, np.concatenate(rows))
     return shards.Split(len(clips), entries, index), positives
+
+
+def _write_shard(path: Path, clips: range) -> tuple[np.ndarray, np.ndarray]:
+    """One of them: the index rows of its samples, and how many have each tag."""
+    from mstag.data import tars
+
+    made = [(i, *make_clip(i)) for i in clips]
+    split = path.name.partition("-")[0]
+    samples = [
+        tars.Sample(f"{split}-{i:07d}", mel, tags, {"id": f"clip {i}", "path": f"{i}.mp3"})
+        for i, mel, tags in made
+    ]
+    counts = np.sum([tags for _, _, tags in made], axis=0, dtype=np.int64)
+    return tars.write_shard(path, samples), counts
 
 
 def prepare_litdata(folder: Path, num_clips: int) -> None:
@@ -153,7 +168,12 @@ def ours(num_workers: int, window: int = 0, device: str | None = None) -> Callab
 
         def epoch() -> int:
             loader.set_epoch(loader.epoch + 1)
-            return sum(len(batch["mel"]) for batch in loader)
+            num_clips = sum(len(batch["mel"]) for batch in loader)
+            if device is not None:
+                import torch
+
+                torch.cuda.synchronize(device)
+            return num_clips
 
         return epoch
 

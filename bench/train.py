@@ -28,7 +28,7 @@ from typing import Any
 from stream_rows import prepare
 from train_rows import Row
 from train_text import as_text
-from train_whole import time_run
+from train_whole import HANGS_S, time_run
 
 HERE = Path(__file__).resolve().parent
 PEER = "original's style"
@@ -140,7 +140,12 @@ def run(row: str, args: argparse.Namespace, *options: str, num_ranks: int = 1) -
         command += ["-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(num_ranks)]
     command += [str(HERE / "train_rows.py"), row, "--device", args.device, *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(args))
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment(args), timeout=HANGS_S
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took longer than {HANGS_S:g} s"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         # The last line that names an error; torchrun prints a long report after it.

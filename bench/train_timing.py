@@ -46,6 +46,7 @@ def time_steps(
     number, size = 1 + WARM_UP[device.type], BLOCK[device.type]
     for earlier in range(1, number):
         step(earlier)
+    forget_peak(device)
     seconds: list[float] = []
     while not seconds or (len(seconds) * size < num_steps and sum(seconds) * size < limit_s):
         began = wait_for(device)
@@ -73,6 +74,7 @@ def time_epochs(
         number += 1
         if number > WARM_UP[device.type]:
             break
+    forget_peak(device)
     batches = itertools.chain.from_iterable(map(epoch_of, range(1, num_epochs + 1)))
     clock, num_clips, first_number = Clock(), 0, number
     began = wait_for(device)
@@ -91,8 +93,14 @@ def time_epochs(
     }
 
 
+def forget_peak(device: torch.device) -> None:
+    """Counts a GPU's peak anew: cuDNN's search takes more than any later step does."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Of this process so far: what it took of the GPU, else of the machine."""
+    """What this process took of the GPU since it warmed up, else of the machine so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     kilo = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there

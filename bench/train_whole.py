@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from stream_rows import N_MELS, NUM_FRAMES
 from train_rows import Row
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
+HANGS_S = 300.0
+"""What takes longer hangs, and is killed."""
 EPOCH_LINE = re.compile(r"epoch (\d+)/\d+  ([\d.]+) clips/s  data wait ([\d.]+)%")
 
 
@@ -69,6 +72,8 @@ def time_run(
             env=environment,
         )
         assert process.stdout is not None
+        watchdog = threading.Timer(HANGS_S, process.kill)
+        watchdog.start()
         lines, ends, rates, waits = [""], [], [], []
         for line in process.stdout:
             lines.append(line.strip())
@@ -77,13 +82,14 @@ def time_run(
                 rates.append(float(found[2]))
                 waits.append(float(found[3]) / 100)
         code = process.wait()
+        watchdog.cancel()
         took_s = time.perf_counter() - began
         if code or len(ends) != num_epochs + 1:
             raise RuntimeError(f"train.py ended with code {code}: {' '.join(lines[-3:])[-300:]}")
         memory_gb = [
             metrics["train/memory_gb"]
             for metrics in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-            if "train/memory_gb" in metrics
+            if "train/memory_gb" in metrics and metrics["epoch"] > 1
         ]
     epoch_s = (ends[-1] - ends[0]) / num_epochs
     num_clips = json.loads((folder / "manifest.json").read_text())["splits"]["train"]["clips"]

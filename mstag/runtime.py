@@ -335,7 +335,13 @@ def seed_everything(seed: int, *key: int) -> None:
     mixed = int(np.random.SeedSequence((seed, *key)).generate_state(1, np.uint64)[0])
     random.seed(mixed)
     np.random.seed(mixed % 2**32)
-    torch.manual_seed(mixed)
+    # torch.manual_seed() draws the same, and formats the stack for each kind of device that is not
+    # in use, in case it should be: 0.3 ms a step.
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        generators += torch.cuda.default_generators
+    for generator in generators:
+        generator.manual_seed(mixed)
 
 
 def set_up_logging(ranks: Ranks) -> None:

@@ -93,6 +93,20 @@ def test_seeds_are_a_function_of_the_whole_key() -> None:
         assert not set(draw()) & set(first)
 
 
+def test_torch_draws_as_after_its_own_manual_seed_on_every_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpus = torch.Generator(), torch.Generator()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "default_generators", gpus)
+    runtime.seed_everything(7, 3)
+    drawn = torch.rand(4)
+    seed = torch.initial_seed()
+    assert [gpu.initial_seed() for gpu in gpus] == [seed, seed]
+    torch.manual_seed(seed)
+    assert torch.equal(torch.rand(4), drawn)
+
+
 def test_one_rank_needs_no_process_group() -> None:
     assert runtime.largest_over_ranks(3, Ranks()) == 3
     assert runtime.gather_over_ranks("x", Ranks()) == ["x"]

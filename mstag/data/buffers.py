@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
 import weakref
@@ -12,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mstag.data.workers import shared_memory
+
+log = logging.getLogger("mstag")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,8 @@ class Ring:
         self.num_bytes = num_buffers * size
         self.handle, memory = shared_memory(self.num_bytes)
         pages = np.frombuffer(memory, np.uint8) if pinned else None
-        if pages is not None:
-            _pin(pages)
+        if pages is not None and not _pin(pages):
+            pages = None
         self.close = weakref.finalize(self, _let_go, self.handle, pages)
         """Lets go of the memory; what a consumer holds of it stays."""
         self._buffers = [
@@ -97,6 +101,12 @@ class Ring:
                 return buffer
         raise AssertionError("more batches on their way than buffers")
 
+    def wait_for_copies(self) -> None:
+        """Returns when no copy to a device is under way any more."""
+        for buffer in self._buffers:
+            if buffer.copied is not None:
+                buffer.copied.synchronize()
+
     def give_back(self, buffer: Buffer) -> None:
         """Ends the reader's use of a buffer; a consumer may go on using it."""
         buffer.is_taken = False
@@ -108,11 +118,21 @@ class Ring:
         return sum(buffer.is_free() for buffer in self._buffers)
 
 
-def _pin(memory: NDArray[np.uint8]) -> None:
+def _pin(memory: NDArray[np.uint8]) -> bool:
+    """Makes memory known to CUDA; False where this machine does not let it: copies then wait."""
     import torch
 
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-    torch.cuda.check_error(int(runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0)))
+    error = int(runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
+    if not error:
+        return True
+    log.warning(
+        f"memory for batches cannot be pinned (cudaHostRegister: error {error}): copies to the GPU "
+        "are slower than they could be"
+    )
+    with contextlib.suppress(RuntimeError):
+        torch.zeros(1, device="cuda")  # CUDA keeps the error, and would blame the next kernel
+    return False
 
 
 def _let_go(handle: int, pinned: NDArray[np.uint8] | None) -> None:

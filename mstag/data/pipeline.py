@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,23 @@ if TYPE_CHECKING:
     import torch
 
 
+class Waiting:
+    """Counts the time in its ``with`` blocks: a consumer is kept waiting by data."""
+
+    def __init__(self) -> None:
+        self._seconds = self._since = 0.0
+
+    def so_far_s(self) -> float:
+        """The sum of it."""
+        return self._seconds
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds += time.perf_counter() - self._since
+
+
 @dataclass(slots=True)
 class Kit:
     """What reading takes; outlives an epoch."""
@@ -28,13 +47,12 @@ class Kit:
     readers: ReadingProcesses | None
     num_ahead: int
     """Batches on their way at most."""
-    copies: torch.cuda.Stream | None = None
-    """For copies to the device, made when the first is due."""
 
     def close(self) -> None:
-        """Ends the processes and lets go of the memory."""
+        """Ends the processes and lets go of the memory, once nothing is copied out of it."""
         if self.readers:
             self.readers.close()
+        self.ring.wait_for_copies()
         self.ring.close()
 
 
@@ -121,10 +139,11 @@ class Pipeline:
         device: torch.device | str | None,
         *,
         skip: bool,
+        waiting: Waiting,
     ) -> None:
         """With ``skip``, damaged samples are left out; else they raise."""
         self._reader, self._shelf, self._kit = reader, shelf, kit
-        self._device, self._skip = device, skip
+        self._device, self._skip, self._waiting = device, skip, waiting
         self._coming: deque[_OnItsWay] = deque()
 
     def __len__(self) -> int:
@@ -143,7 +162,8 @@ class Pipeline:
             self._coming.append(_OnItsWay(buffer, numbers, process))
             return
         read_row = self._reader.read_row
-        failed = rows.read_rows(buffer.rows, places.tolist(), self._shelf.files, read_row)
+        with self._waiting:
+            failed = rows.read_rows(buffer.rows, places.tolist(), self._shelf.files, read_row)
         at = self._reader.json_at
         ids = rows.find_ids(buffer.rows[: len(numbers)], at) if at and not failed else b""
         self._coming.append(_OnItsWay(buffer, numbers, None, failed, ids))
@@ -181,7 +201,8 @@ class Pipeline:
     def _wait(self, item: _OnItsWay) -> None:
         if item.process is not None:
             assert self._kit.readers is not None
-            item.failed, item.ids = self._kit.readers.wait(item.process)
+            with self._waiting:
+                item.failed, item.ids = self._kit.readers.wait(item.process)
             item.process = None
 
     def _finish(self, item: _OnItsWay) -> NDArray[np.uint8] | torch.Tensor:
@@ -214,9 +235,7 @@ class Pipeline:
         """One asynchronous copy, on a stream of its own, beside whatever the device does."""
         import torch
 
-        if self._kit.copies is None:
-            self._kit.copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._kit.copies):
+        with torch.cuda.stream(_copies(str(self._device))):
             sent = torch.from_numpy(slab).to(self._device, non_blocking=True)
             buffer.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             buffer.copied.record()
@@ -229,6 +248,14 @@ class Pipeline:
         consumer = torch.cuda.current_stream(self._device)
         consumer.wait_event(buffer.copied)
         slab.record_stream(consumer)
+
+
+@functools.cache
+def _copies(device: str) -> torch.cuda.Stream:
+    """The stream for copies to a device, one for all loaders: torch keeps memory by streams."""
+    import torch
+
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _is_cuda(device: torch.device | str | None) -> bool:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mstag.data import order
-from mstag.data.pipeline import Kit, Pipeline, make_kit
+from mstag.data.pipeline import Kit, Pipeline, Waiting, make_kit
 from mstag.data.reader import BadClip, Reader
 from mstag.data.shelf import Shelf
 from mstag.data.store import Store, open_store
@@ -101,6 +101,9 @@ class ShardLoader:
         self.epoch = 0
         self.num_refused = 0
         """Damaged clips of this epoch that this rank left out."""
+        self.waiting = Waiting()
+        """How long the consumer has been kept waiting, for as long as there is this loader: for
+        shards to be fetched, and samples to be read. What handing out takes does not count."""
         self._reader = Reader(self.store, split)
         self._position = 0
         self._resume_at = 0
@@ -216,7 +219,7 @@ class ShardLoader:
         first_window = window_at(start * batch_size)
         shelf = Shelf(self.store, self.split, plan, first_window, kit.readers)
         skip = self.on_bad_clip == "skip"
-        pipeline = Pipeline(self._reader, shelf, kit, self.device, skip=skip)
+        pipeline = Pipeline(self._reader, shelf, kit, self.device, skip=skip, waiting=self.waiting)
         num_done = start
 
         def hand_out() -> Batch:
@@ -233,7 +236,8 @@ class ShardLoader:
                 window = window_at(min((step + 1) * batch_size, num_clips) - 1)
                 while pipeline.is_full() or (len(pipeline) and not shelf.is_at_hand(window)):
                     yield hand_out()
-                shelf.reach(window)
+                with self.waiting:
+                    shelf.reach(window)
                 pipeline.start(
                     order.rank_part(plan.order, step, batch_size, self.rank, self.world_size)
                 )

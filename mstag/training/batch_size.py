@@ -15,6 +15,7 @@ import torch
 
 from mstag import runtime
 from mstag.config import Config
+from mstag.console import one_line
 from mstag.data.shards import Manifest
 from mstag.runtime import Ranks
 from mstag.training.assembly import make_engine
@@ -66,7 +67,12 @@ def resolve(
         taken = None
         # A GPU says by itself when it is full. A CPU's kernel would kill somebody.
         if device.type != "cpu" or 2 * peaks[-1] < MEMORY_SHARE * available_bytes(ranks):
-            taken = seconds_of_steps(config, manifest, device, batch_size // ranks.world_size)
+            try:
+                taken = seconds_of_steps(config, manifest, device, batch_size // ranks.world_size)
+            except RuntimeError as error:  # e.g. more numbers than a kernel can count
+                if batch_size == start:
+                    raise
+                log.info(f"batch size {batch_size}: does not work here ({one_line(error)[:120]})")
             peaks.append(peak_bytes() - before)
         # As slow as the slowest rank; infinite where one has no room.
         taken_s = max(runtime.gather_over_ranks(math.inf if taken is None else taken, ranks))

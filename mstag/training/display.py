@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -23,9 +24,14 @@ class Clock:
 
     On a GPU the loop runs ahead of the device, so a wait that the device's queue hides
     still counts: the share is an upper bound.
+
+    Args:
+        waiting_s: what the loader has waited so far, as it counts it itself; None: all time that
+            asking it for a batch takes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waiting_s: Callable[[], float] | None = None) -> None:
+        self._waiting_s = waiting_s or time.perf_counter
         self._mark = 0.0
         self._seconds = self._waited_s = 0.0
         self._num_steps = 0
@@ -35,12 +41,12 @@ class Clock:
         iterator = iter(batches)
         self._mark = time.perf_counter()
         while True:
-            asked = time.perf_counter()
+            asked = self._waiting_s()
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
-            self._waited_s += time.perf_counter() - asked
+            self._waited_s += self._waiting_s() - asked
             self._num_steps += 1
             yield batch
             self._count_up()
@@ -119,6 +125,10 @@ class Display:
             self._bar.close()
 
 
+DRIVER_PERIOD_S = 1.0
+"""Between two questions to a GPU's driver, which takes its time and seldom has a new answer."""
+
+
 class Busy:
     """How much of the device is in use: of a GPU as its driver says, of CPUs by this process.
 
@@ -128,17 +138,23 @@ class Busy:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._mark = self._now()
+        self._share: float | None = None
+        self._asked_s = -math.inf
 
     def lap(self) -> float | None:
-        """A share, 0 to 1: of all cores since the last lap, or of a GPU's time just now.
+        """A share, 0 to 1: of all cores since the last lap, or of a GPU's time a moment ago.
 
         None: the package nvidia-ml-py, which asks the driver, is not there, or it does not know.
         """
         if self._device.type == "cuda":
-            try:
-                return torch.cuda.utilization(self._device) / 100
-            except Exception:  # of its library, which knows errors of its own (MIG)
-                return None
+            now = time.perf_counter()
+            if now - self._asked_s >= DRIVER_PERIOD_S:
+                self._asked_s = now
+                try:
+                    self._share = torch.cuda.utilization(self._device) / 100
+                except Exception:  # of its library, which knows errors of its own (MIG)
+                    self._share = None
+            return self._share
         (used_s, at), self._mark = self._mark, self._now()
         seconds = max(1e-9, self._mark[1] - at)
         return min(1.0, (self._mark[0] - used_s) / (seconds * (os.cpu_count() or 1)))

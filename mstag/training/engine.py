@@ -264,7 +264,8 @@ class Engine:
         x_pieces, y_pieces = x_B1MT.tensor_split(num_pieces), y_BK.tensor_split(num_pieces)
         known_pieces = None if known_BK is None else known_BK.tensor_split(num_pieces)
         sum_of_losses = torch.zeros((), device=self.device)
-        self.network.train()
+        if self._is_frozen or not (self.network.training and self.model.training):
+            self.network.train()  # through all modules: 0.2 ms
         if self._is_frozen:
             network.set_backbone_to_eval(self.model)
         for number, (x, y) in enumerate(zip(x_pieces, y_pieces, strict=True)):

@@ -17,6 +17,9 @@ from mstag.config import TrainConfig
 from mstag.models import head_of
 from mstag.runtime import Ranks
 
+ALIGNED_BYTES = 64
+"""Kernels of cuDNN may count on 16."""
+
 
 def place(
     model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ranks
@@ -92,7 +95,8 @@ def flatten_buffers(model: nn.Module) -> list[Tensor]:
     """Moves a model's buffers into one flat tensor per dtype, in which they then lie.
 
     However many layers there are, all running statistics can then be copied and put back by
-    one kernel each.
+    one kernel each. Each starts at a multiple of ``ALIGNED_BYTES``, as a tensor of its own would,
+    with zeros behind it.
 
     Returns:
         The flat tensors.
@@ -103,12 +107,15 @@ def flatten_buffers(model: nn.Module) -> list[Tensor]:
     moved: dict[int, Tensor] = {}
     flats = []
     for buffers in found.values():
-        flat = torch.cat([buffer.reshape(-1) for buffer in buffers.values()])
-        parts = torch.split(flat, [buffer.numel() for buffer in buffers.values()])
-        for buffer, part in zip(buffers.values(), parts, strict=True):
+        unit = ALIGNED_BYTES // next(iter(buffers.values())).element_size()
+        sizes = [-(-buffer.numel() // unit) * unit for buffer in buffers.values()]
+        flat = next(iter(buffers.values())).new_zeros(sum(sizes))
+        for buffer, part in zip(buffers.values(), torch.split(flat, sizes), strict=True):
+            own = part[: buffer.numel()].view_as(buffer)
+            own.copy_(buffer)
             # .data, not a view: autograd counts the changes of each for itself, so that one
             # layer's update does not spoil what another has saved for its backward pass.
-            moved[id(buffer)] = part.view_as(buffer).data
+            moved[id(buffer)] = own.data
         flats.append(flat)
     for module in model.modules():
         for name, own in list(module.named_buffers(recurse=False)):

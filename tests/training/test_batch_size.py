@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,30 @@ def test_a_gpu_without_room_is_an_answer(
 
     monkeypatch.setattr(batch_size, "make_engine", full)
     assert batch_size.seconds_of_steps(recipe(), manifest, CPU, 4) is None
+
+
+def test_auto_stops_where_a_larger_batch_does_not_work(
+    manifest: shards.Manifest, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="mstag")
+    monkeypatch.setattr(batch_size, "STEPS_PER_EPOCH", 1)
+    make_engine = batch_size.make_engine
+    made = []
+
+    def some(*args: Any) -> Any:
+        made.append(args)
+        if len(made) in refused:
+            raise RuntimeError("Expected canUse32BitIndexMath to be true")
+        return make_engine(*args)
+
+    refused = [2]
+    monkeypatch.setattr(batch_size, "make_engine", some)
+    found = resolve(recipe(), "auto", None, manifest, CPU, Ranks()).train
+    assert found.batch_size == 4
+    assert "batch size 8: does not work here (Expected canUse32BitIndexMath" in caplog.text
+    refused = [len(made) + 1]
+    with pytest.raises(RuntimeError, match="canUse32Bit"):  # the recipe itself: a defect
+        resolve(recipe(), "auto", None, manifest, CPU, Ranks())
 
 
 def test_a_run_that_goes_on_keeps_what_auto_found(manifest: shards.Manifest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,26 @@ def test_the_clock_counts_the_loop_and_what_it_waits(monkeypatch: pytest.MonkeyP
     assert clock.lap()[1] == pytest.approx((2 + 4) / (2 * 4 + 4 * 2), rel=0.01)
 
 
+def test_the_clock_believes_a_loader_that_counts_its_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = waited = 0.0
+    monkeypatch.setattr(display.time, "perf_counter", lambda: now)
+
+    def batches() -> Iterator[None]:
+        nonlocal now, waited
+        for _ in range(4):
+            now += 1.0
+            waited += 0.5  # of that second; the rest is the loader's own work
+            yield None
+
+    clock = display.Clock(lambda: waited)
+    for _ in clock.watch(batches()):
+        now += 3.0
+        waited += 100.0  # of another loop over the same loader
+    assert clock.lap() == (pytest.approx(4 / 16), pytest.approx(2 / 16))
+
+
 def test_without_a_terminal_there_is_a_line_per_logging_step(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,4 +194,7 @@ def test_how_busy_the_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "utilization", without_the_package)
     assert gpu.lap() is None
     monkeypatch.setattr(torch.cuda, "utilization", lambda _: 87)
+    now += display.DRIVER_PERIOD_S / 2
+    assert gpu.lap() is None, "the driver is not asked again so soon"
+    now += display.DRIVER_PERIOD_S / 2
     assert gpu.lap() == 0.87
