@@ -72,7 +72,7 @@ def resolve(
             except RuntimeError as error:  # e.g. more numbers than a kernel can count
                 if batch_size == start:
                     raise
-                log.info(f"batch size {batch_size}: does not work here ({one_line(error)[:120]})")
+                log.info(one_line(error)[:200])
             peaks.append(peak_bytes() - before)
         # As slow as the slowest rank; infinite where one has no room.
         taken_s = max(runtime.gather_over_ranks(math.inf if taken is None else taken, ranks))
@@ -118,7 +118,7 @@ def largest_worth_it(seconds: Callable[[int], float | None], start: int, num_cli
     while size == start or size * STEPS_PER_EPOCH <= num_clips:
         taken_s = seconds(size)
         if taken_s is None:
-            log.info(f"batch size {size}: not enough memory")
+            log.info(f"batch size {size}: does not fit")
             break
         rate = size * NUM_STEPS / taken_s
         log.info(f"batch size {size}: {rate:.1f} clips/s")
