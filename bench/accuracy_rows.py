@@ -177,9 +177,9 @@ def ablations() -> list[Contestant]:
 
 
 def recipes() -> list[Contestant]:
-    """What configs/mtt.toml turns on for ``mscnn``, one by one and together, one seed each.
+    """What configs/mtt.toml may turn on for ``mscnn``, one by one and together, one seed each.
 
-    The average reaches back as far, of all steps, as mtt.toml's does when both run 20 epochs.
+    docs/accuracy.md says what came of it. The average reaches back 100 steps, most of an epoch.
     """
     adamw = ("train.optimizer=adamw", "train.weight_decay=1e-2")
     clip, ema, mixup = "train.grad_clip=1.0", "train.ema_decay=0.99", "train.mixup_alpha=0.3"

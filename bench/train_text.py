@@ -9,6 +9,9 @@ from train_rows import Row
 NUM_CLIPS, NUM_EPOCHS = 18_706, 100
 """The training split of MagnaTagATune's folders, and the recipe's epochs."""
 
+TIMES = ("epoch_s", "train_s", "around_s")
+"""Of a run of train.py."""
+
 Lines = dict[str, dict[str, Any]]
 
 
@@ -103,9 +106,6 @@ def whole_runs(rows: list[Row], lines: Lines) -> list[str]:
         "of train.py, what its loader has waited for samples; of a table end to end, all time that "
         "asking for a batch takes.",
     ]
-
-
-TIMES = ("epoch_s", "train_s", "around_s")
 
 
 def recipe_s(line: dict[str, Any]) -> float:

@@ -1,8 +1,9 @@
 """The same convolutions with a cheaper backward pass, for training on CPUs, float32 or bfloat16.
 
 Forward values are those of torch's own operators, bit for bit. Gradients differ in the order of
-their sums alone; under bfloat16's autocast the winners' are summed in float32, which is closer to
-the truth than torch's. Nothing here runs on a GPU, or without gradients.
+their sums alone; under bfloat16's autocast the winners' are summed in float32, from what the
+forward pass rounded, and are no farther from the truth than torch's. Nothing here runs on a GPU,
+or without gradients.
 
 Shape suffixes: B clips, C channels, M mel bands, T frames; P pooled cells.
 """
@@ -121,7 +122,7 @@ class _ConvPool(torch.autograd.Function):
         full_BCMT = functional.conv2d(x_BCMT, weight, bias, padding=_padding(weight))
         y_BCP, winner_BCP = functional.max_pool2d(full_BCMT, pool, return_indices=True)
         ctx.save_for_backward(x_BCMT, weight, winner_BCP)
-        ctx.pool = pool
+        ctx.pool, ctx.arithmetic = pool, full_BCMT.dtype
         return y_BCP
 
     @staticmethod
@@ -152,7 +153,7 @@ class _ConvPool(torch.autograd.Function):
             return rows[:, *inside, :num_in].permute(0, 3, 1, 2)
 
         x_BL = torch.zeros(len(x_BCMT), size + winners.VECTOR)
-        cells(x_BL).copy_(x_BCMT)
+        cells(x_BL).copy_(x_BCMT.to(ctx.arithmetic))  # as the forward pass rounded it
         grad_CRrun = torch.from_numpy(
             winners.weight_grad(
                 x_BL.numpy(), winner_BPC, grad_BPC, geometry, (num_rows, run), num_threads
@@ -168,7 +169,7 @@ class _ConvPool(torch.autograd.Function):
         elif ctx.needs_input_grad[0]:
             weight_CRrun = torch.zeros(len(weight), num_rows, run)
             taps = weight_CRrun[:, :, :num_taps].view(shape)
-            taps[..., :num_in] = weight.permute(0, 2, 3, 1)
+            taps[..., :num_in] = weight.to(ctx.arithmetic).permute(0, 2, 3, 1)
             out_BL = x_BL.zero_()
             winners.input_grad(
                 weight_CRrun.numpy(), winner_BPC, grad_BPC, geometry, out_BL.numpy(), num_threads

@@ -70,7 +70,7 @@ def test_conv_and_pool(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_under_autocast_gradients_are_closer_to_the_truth_than_torchs(dtype: torch.dtype) -> None:
+def test_under_autocast_gradients_are_no_farther_from_the_truth(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x = random(3, 20, 9, 23, channels_last=True).to(dtype).requires_grad_()
     weight = random(6, 20, 3, 5, channels_last=True).requires_grad_()
@@ -101,8 +101,7 @@ def test_under_autocast_gradients_are_closer_to_the_truth_than_torchs(dtype: tor
     for own, other, truth, leaf in zip(mine, torchs, exact, leaves, strict=True):
         assert own.dtype == leaf.dtype
         error, bound = (own.double() - truth).abs().max(), (other.double() - truth).abs().max()
-        assert error <= bound or error < 0.01 * truth.abs().max()
-        assert error < 0.02 * truth.abs().max()
+        assert error <= bound
 
 
 def gradients(
